@@ -1,0 +1,3 @@
+//! Ratios of two commands in one session.
+
+fn main() {}

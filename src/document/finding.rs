@@ -1,0 +1,245 @@
+//! Findings: what a gate or a phase has to say about its documents.
+//!
+//! A rule returns findings; it never prints, exits, or stops at the first. Codes are stable: scripts match them.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::path::printable;
+
+macro_rules! codes {
+    ($($(#[$class:ident])? $variant:ident = $text:literal: $meaning:literal,)+) => {
+        /// The stable code of a finding.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub enum Code {
+            $(#[doc = $meaning] $variant,)+
+        }
+
+        impl Code {
+            /// Every code, in the order of the reference page.
+            pub const ALL: &'static [Code] = &[$(Code::$variant,)+];
+
+            /// The code as it is printed: kebab-case.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Code::$variant => $text,)+ }
+            }
+
+            /// What it means, in one sentence.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Code::$variant => $meaning,)+ }
+            }
+
+            /// Whether it says that a document cannot be read, which is exit code 3, rather than that
+            /// generation is denied, which is exit code 1.
+            pub fn is_unreadable(self) -> bool {
+                match self { $(Code::$variant => codes!(@class $($class)?),)+ }
+            }
+        }
+    };
+    (@class unreadable) => { true };
+    (@class) => { false };
+}
+
+codes! {
+    #[unreadable] DocumentMissing = "document-missing": "A document that the pipeline cannot do without is not there.",
+    #[unreadable] DocumentMalformed = "document-malformed": "A document is not strict JSON: syntax, encoding, a duplicate key, or a number that does not survive a double.",
+    #[unreadable] DocumentSchema = "document-schema": "A document does not satisfy its JSON Schema.",
+    #[unreadable] SchemaInvalid = "schema-invalid": "A JSON Schema of the repository cannot be used.",
+    #[unreadable] PathInvalid = "path-invalid": "A path is one that git would not check out everywhere.",
+    #[unreadable] PatternInvalid = "pattern-invalid": "A path pattern cannot be used.",
+    #[unreadable] InputNotRegular = "input-not-regular": "An input is a symbolic link, a submodule, or another thing that is not a regular file.",
+    #[unreadable] InputTooLarge = "input-too-large": "The inputs are more or larger than the limits.",
+    PathCollision = "path-collision": "Two paths of one set are the same on a case-insensitive file system, or one is a folder of the other.",
+    AuthorityNotFrozen = "authority-not-frozen": "The authority ledger is not frozen.",
+    AuthorityLocatorMissing = "authority-locator-missing": "An authority has no source.locator.",
+    AuthorityHashMissing = "authority-hash-missing": "An authority has no hash.",
+    AuthorityHashInvalid = "authority-hash-invalid": "An authority's hash is not a SHA-256 digest.",
+    AuthorityIdDuplicate = "authority-id-duplicate": "Two authorities have the same id.",
+    AuthorityMissing = "authority-missing": "The file of an authority is not there.",
+    AuthorityHashMismatch = "authority-hash-mismatch": "The bytes of an authority are not the ones that were pinned.",
+    AuthoritySetEmpty = "authority-set-empty": "The authority ledger has no authorities.",
+    EvidenceHashMismatch = "evidence-hash-mismatch": "An objective's evidence names a hash that is not its authority's.",
+    EvidenceQuoteMissing = "evidence-quote-missing": "A quote that an objective gives as evidence does not stand in its authority.",
+    EvidenceQuoteHashMismatch = "evidence-quote-hash-mismatch": "The hash of a quote is missing or wrong.",
+    ObjectiveIdDuplicate = "objective-id-duplicate": "Two objectives have the same id.",
+    ObjectiveAuthorityUnknown = "objective-authority-unknown": "An objective draws from an authority that the ledger does not have.",
+    ArtifactObjectiveUnknown = "artifact-objective-unknown": "An artifact names an objective that does not exist.",
+    ArtifactObjectivesEmpty = "artifact-objectives-empty": "An artifact names no objective.",
+    ArtifactDuplicate = "artifact-duplicate": "Two artifacts have the same path.",
+    ArtifactNotGenerated = "artifact-not-generated": "An artifact lies outside the patterns of gen.generated.",
+    ArtifactIsInput = "artifact-is-input": "An artifact is also an input of the run.",
+    ArtifactIsAuthority = "artifact-is-authority": "An artifact is also an authority.",
+    ArtifactPathReserved = "artifact-path-reserved": "An artifact lies at a path that git cbia keeps for itself.",
+    InputIsGenerated = "input-is-generated": "An input lies where gen.generated says that files are generated.",
+    TemplateMissing = "template-missing": "An artifact's template is not there, or not declared.",
+    DependencyGraphUnknownNode = "dependency-graph-unknown-node": "An edge of the dependency graph names a node that does not exist.",
+    DependencyGraphDuplicateNode = "dependency-graph-duplicate-node": "The dependency graph names a node twice.",
+    DependencyGraphCycle = "dependency-graph-cycle": "The dependency graph has a cycle.",
+    ExecutionDagUnknownPhase = "execution-dag-unknown-phase": "The execution DAG names a phase that does not exist.",
+    ExecutionDagDuplicatePhase = "execution-dag-duplicate-phase": "The execution DAG names a phase twice.",
+    ExecutionDagPhaseMissing = "execution-dag-phase-missing": "The execution DAG leaves out a phase that cannot be left out.",
+    ExecutionDagCycle = "execution-dag-cycle": "The execution DAG has a cycle.",
+    ExecutionDagOrder = "execution-dag-order": "The execution DAG breaks the canonical order of the phases.",
+    KernelDenied = "kernel-denied": "The control kernel's policy does not allow the control state.",
+    AssuranceDenied = "assurance-denied": "The assurance policy does not allow the run.",
+    PolicyMissing = "policy-missing": "A policy package that must decide is not in the bundle.",
+    PolicyUndefined = "policy-undefined": "The deciding rule of a policy is undefined.",
+    PolicyNotBoolean = "policy-not-boolean": "The deciding rule of a policy is not exactly true or false.",
+    PolicyInvalid = "policy-invalid": "A policy file cannot be parsed.",
+    PolicyForbidden = "policy-forbidden": "A policy uses something that would make its decision wrong or irreproducible.",
+    PolicyError = "policy-error": "The evaluation of a policy ended without a clean answer.",
+    PolicyTestFailed = "policy-test-failed": "A policy test does not hold.",
+    CapsuleInvalid = "capsule-invalid": "The capsule does not satisfy its schema.",
+    ExecutorUnavailable = "executor-unavailable": "The configured executor cannot be used.",
+    TemplateFailed = "template-failed": "A template could not be rendered.",
+    OutputTooLarge = "output-too-large": "The outputs of GEN are more or larger than the limits.",
+    OutputMismatch = "output-mismatch": "What an executor reports is not what it produced.",
+    CacheEntryInvalid = "cache-entry-invalid": "A stored cache entry is not what its key says.",
+    RunInvalid = "run-invalid": "A stored run is not what its state says.",
+    NonDeterministic = "non-deterministic": "The same state and executor gave two different results.",
+    ArtifactEdited = "artifact-edited": "A generated file was edited by somebody, and would be overwritten.",
+    ArtifactBlocked = "artifact-blocked": "Something stands in the way of a file that is to be written.",
+    LedgerTorn = "ledger-torn": "The newest ledger record was torn and was left out.",
+    MemoInvalid = "memo-invalid": "A memoized decision is not what its key says, and was not used.",
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Code {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// How much a finding matters.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// It refuses.
+    Error,
+    /// It is told, and the command goes on.
+    Warning,
+}
+
+/// One finding: DESIGN section 11. Members that do not apply are null.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Finding {
+    /// The stable code.
+    pub code: Code,
+    /// Whether it refuses.
+    pub severity: Severity,
+    /// What is wrong, for a person who has never read the code.
+    pub message: String,
+    /// The document or file it is about, as a repository path or ref name.
+    pub path: Option<String>,
+    /// RFC 6901 pointer into that document.
+    pub pointer: Option<String>,
+    /// Line, from 1.
+    pub line: Option<u64>,
+    /// Column in bytes, from 1.
+    pub column: Option<u64>,
+    /// What would have been right.
+    pub expected: Option<String>,
+    /// What was there.
+    pub got: Option<String>,
+    /// The next step.
+    pub hint: Option<String>,
+}
+
+impl Finding {
+    /// A finding that refuses.
+    pub fn error(code: Code, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            severity: Severity::Error,
+            message: message.into(),
+            path: None,
+            pointer: None,
+            line: None,
+            column: None,
+            expected: None,
+            got: None,
+            hint: None,
+        }
+    }
+
+    /// A finding that is told, and does not refuse.
+    pub fn warning(code: Code, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(code, message) }
+    }
+
+    /// Names the document it is about.
+    pub fn at(mut self, path: impl fmt::Display) -> Self {
+        self.path = Some(path.to_string());
+        self
+    }
+
+    /// Points into the document, and finds the line in its text.
+    pub fn pointing(mut self, pointer: impl Into<String>, text: &[u8]) -> Self {
+        let pointer = pointer.into();
+        let (line, column) = super::json::locate(text, &pointer);
+        self.pointer = Some(pointer);
+        self.on(line, column)
+    }
+
+    /// Gives line and column, from 1.
+    pub fn on(mut self, line: u64, column: u64) -> Self {
+        self.line = Some(line);
+        self.column = Some(column);
+        self
+    }
+
+    /// What would have been right, and what was there.
+    pub fn expected(mut self, expected: impl fmt::Display, got: impl fmt::Display) -> Self {
+        self.expected = Some(expected.to_string());
+        self.got = Some(got.to_string());
+        self
+    }
+
+    /// The next step.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The place it names, as `path:line:column`, escaped for a terminal.
+    pub fn place(&self) -> Option<String> {
+        let path = printable(self.path.as_deref()?);
+        Some(match (self.line, self.column) {
+            (Some(line), Some(column)) => format!("{path}:{line}:{column}"),
+            _ => path,
+        })
+    }
+}
+
+/// Whether any finding refuses.
+pub fn refuses(findings: &[Finding]) -> bool {
+    findings.iter().any(|f| f.severity == Severity::Error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_kebab_case() {
+        let mut seen = std::collections::BTreeSet::new();
+        for code in Code::ALL {
+            let text = code.as_str();
+            assert!(seen.insert(text), "{text} is used twice");
+            assert!(text.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{text}");
+            assert!(code.meaning().ends_with('.'), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_place_is_escaped() {
+        let finding = Finding::error(Code::PathInvalid, "x").at("a\u{1b}b").pointing("/a", b"{\"a\":1}");
+        assert_eq!(finding.place().unwrap(), "a\\u{1b}b:1:6");
+    }
+}

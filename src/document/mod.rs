@@ -1,0 +1,7 @@
+//! F0: values. One file per document kind, and the only serde derives. No I/O.
+
+pub mod digest;
+pub mod finding;
+pub mod glob;
+pub mod json;
+pub mod path;

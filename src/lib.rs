@@ -1,0 +1,7 @@
+//! `git cbia`: generated files earn their place.
+//!
+//! The floors, from the ground up; a module names lower floors only (`tests/it/tidy.rs` holds it):
+//! `document` (values), `store`, `gate`, `artifact`, `policy`, `executor`, `verify`, `phase`, `pipeline`, `cli`.
+
+pub mod document;
+pub mod store;

@@ -1,0 +1,3 @@
+//! The `git-cbia` binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Opening a repository as git would, or refusing it as git would.
