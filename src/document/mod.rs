@@ -1,7 +1,26 @@
 //! F0: values. One file per document kind, and the only serde derives. No I/O.
 
+pub mod authority_ledger;
+pub mod cache_entry;
+pub mod capsule;
 pub mod digest;
+pub mod executor;
 pub mod finding;
+pub mod gen_exchange;
 pub mod glob;
+pub mod graph;
+pub mod inputs_manifest;
 pub mod json;
+pub mod lock_report;
+pub mod machine;
+pub mod objectives;
+pub mod opa_input;
 pub mod path;
+pub mod phase;
+pub mod pipeline;
+pub mod record;
+pub mod run_ledger;
+pub mod schema;
+
+/// The version of every document format this program writes, and the only one it reads.
+pub const SCHEMA_VERSION: &str = "0.1.0";

@@ -1,0 +1,109 @@
+//! What `--json` prints: DESIGN section 11. One document per command, also on failure.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::digest::Digest;
+use super::finding::Finding;
+use super::path::RepoPath;
+use super::phase::Phase;
+use super::record::PhaseStatus;
+
+/// The document of `run` and `status`.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunDocument {
+    /// Version of this format.
+    pub schema_version: &'static str,
+    /// `run` or `status`.
+    pub command: &'static str,
+    /// What it comes to.
+    pub outcome: Outcome,
+    /// What was done.
+    pub event: Event,
+    /// Listing hash of the snapshot.
+    pub state_key: Option<Digest>,
+    /// Canonical hash of the resolved executor.
+    pub executor_key: Option<Digest>,
+    /// SHA-256 of the emitted capsule.
+    pub capsule_hash: Option<Digest>,
+    /// Object id of the run's last phase commit.
+    pub run: Option<String>,
+    /// Object id of the ledger record.
+    pub record: Option<String>,
+    /// One entry per phase, in order.
+    pub phases: Vec<PhaseDocument>,
+    /// SHA-256 by path.
+    pub artifacts: BTreeMap<RepoPath, Digest>,
+    /// Why a phase missed.
+    pub miss: Vec<Miss>,
+    /// What there is to say.
+    pub findings: Vec<Finding>,
+}
+
+/// What a run or a status comes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "the names are the contract of DESIGN section 11")]
+pub enum Outcome {
+    Admitted,
+    Denied,
+    Failed,
+    CheckFailed,
+    WouldReplay,
+    WouldRun,
+    WouldDeny,
+}
+
+/// What was done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the names are the contract of DESIGN section 11")]
+pub enum Event {
+    Executed,
+    Replayed,
+    None,
+}
+
+/// One phase.
+#[derive(Clone, Debug, Serialize)]
+pub struct PhaseDocument {
+    /// The phase.
+    pub phase: Phase,
+    /// What became of it.
+    pub status: PhaseStatus,
+    /// Its cache key, for a phase that has one.
+    pub cache_key: Option<Digest>,
+    /// What it handed on: SHA-256 by path.
+    pub artifacts: BTreeMap<RepoPath, Digest>,
+}
+
+/// One component in which a key differs from the newest run's.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Miss {
+    /// The phase whose key it is.
+    pub phase: Phase,
+    /// The component.
+    pub component: String,
+    /// The file behind it, where one can be named.
+    pub path: Option<String>,
+    /// What it was in the newest run; null where there was none.
+    pub was: Option<String>,
+    /// What it is now; null where there is none.
+    pub now: Option<String>,
+}
+
+/// The document of every command that has no richer one, and of every failure before a command's own document exists.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlainDocument<'a> {
+    /// Version of this format.
+    pub schema_version: &'static str,
+    /// The command.
+    pub command: &'a str,
+    /// `done` or `failed`.
+    pub outcome: &'a str,
+    /// What there is to say.
+    pub findings: &'a [Finding],
+    /// The command's own result.
+    pub result: serde_json::Value,
+}

@@ -1,0 +1,173 @@
+//! `control/pipeline.json`: the inputs, the artifacts, and the configuration of each phase.
+
+use serde::{Deserialize, Serialize};
+
+use super::digest::Digest;
+use super::path::RepoPath;
+
+/// The declaration.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pipeline {
+    /// Version of this format.
+    pub schema_version: String,
+    /// Patterns of further files that GEN may see.
+    #[serde(default)]
+    pub inputs: Vec<String>,
+    /// What GEN produces.
+    pub r#gen: Gen,
+    /// CHECK.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
+    /// REPAIR.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair: Option<Repair>,
+    /// STRUCT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub r#struct: Option<Struct>,
+    /// SELECT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub select: Option<Select>,
+    /// FLOW.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow: Option<Flow>,
+    /// PROMOTE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promote: Option<Promote>,
+}
+
+/// What GEN produces.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gen {
+    /// Patterns of the paths that are generated, and by nothing else.
+    pub generated: Vec<String>,
+    /// The artifacts, in declared order.
+    pub artifacts: Vec<Artifact>,
+}
+
+/// One file that GEN produces.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Artifact {
+    /// Where it goes.
+    pub path: RepoPath,
+    /// The objectives it fulfils, in declared order.
+    pub objectives: Vec<String>,
+    /// The template the built-in generator renders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<RepoPath>,
+}
+
+/// Which schema applies to which artifacts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Check {
+    /// In declared order; every one that matches applies.
+    #[serde(default)]
+    pub schemas: Vec<SchemaRule>,
+}
+
+/// One schema and the artifacts it applies to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SchemaRule {
+    /// Pattern of artifact paths.
+    pub paths: String,
+    /// Path of a JSON Schema.
+    pub schema: RepoPath,
+}
+
+/// The bound of a repair.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Repair {
+    /// Patterns of artifact paths that may change.
+    pub allow: Vec<String>,
+    /// How many lines may change, over all artifacts.
+    pub max_changed_lines: u64,
+}
+
+/// The declared formats.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Struct {
+    /// In declared order; the first that matches applies.
+    pub normalize: Vec<NormalizeRule>,
+}
+
+/// The format of some artifacts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NormalizeRule {
+    /// Pattern of artifact paths.
+    pub paths: String,
+    /// Their format.
+    pub format: Format,
+}
+
+/// A format that has a normal form.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Sorted keys, two spaces, LF, a final newline.
+    Json,
+    /// UTF-8, LF, a final newline.
+    Text,
+}
+
+/// How artifacts are kept or pruned.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Select {
+    /// The Rego query that decides.
+    pub query: String,
+}
+
+/// The layout of the final package.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Flow {
+    /// In declared order; the first that matches applies.
+    pub layout: Vec<LayoutRule>,
+}
+
+/// Where some artifacts go.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayoutRule {
+    /// Pattern of artifact paths.
+    pub from: String,
+    /// The folder they go to, ending in `/`.
+    pub to: String,
+}
+
+/// Where artifacts may be promoted to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Promote {
+    /// Patterns of allowed destinations.
+    pub destinations: Vec<String>,
+}
+
+impl Pipeline {
+    /// The names of the sections after `gen` that are declared.
+    pub fn later_sections(&self) -> Vec<super::phase::Phase> {
+        use super::phase::Phase;
+        let Pipeline { schema_version: _, inputs: _, r#gen: _, check, repair, r#struct, select, flow, promote } = self;
+        let declared = [
+            (Phase::Check, check.is_some()),
+            (Phase::Repair, repair.is_some()),
+            (Phase::Struct, r#struct.is_some()),
+            (Phase::Select, select.is_some()),
+            (Phase::Flow, flow.is_some()),
+            (Phase::Promote, promote.is_some()),
+        ];
+        declared.into_iter().filter(|(_, is)| *is).map(|(phase, _)| phase).collect()
+    }
+
+    /// The digest of what GEN's behaviour depends on: the values of `gen` and `inputs`, not their spelling.
+    pub fn gen_config_hash(&self) -> Digest {
+        Digest::of_canonical(&serde_json::json!({ "gen": self.r#gen, "inputs": self.inputs }))
+    }
+}

@@ -1,0 +1,80 @@
+//! `execution/ledger/run.ledger.json` and `execution/ledger/artifact_hashes.json`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::digest::Digest;
+use super::path::RepoPath;
+use super::phase::Phase;
+
+/// One entry per phase and per artifact of a run, in the order they came.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunLedger {
+    /// Version of this format.
+    pub schema_version: String,
+    /// In the order they came.
+    pub entries: Vec<LedgerEntry>,
+}
+
+/// What a phase did, or an artifact that it produced.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LedgerEntry {
+    /// The phase.
+    pub phase: Phase,
+    /// `phase` or `artifact`.
+    pub event: LedgerEvent,
+    /// The artifact; null for a phase.
+    pub artifact: Option<RepoPath>,
+    /// SHA-256 of the artifact, or of the document the phase emitted.
+    pub sha256: Option<Digest>,
+    /// The objectives the artifact fulfils.
+    pub objectives: Vec<String>,
+    /// The authorities those draw from.
+    pub authorities: Vec<String>,
+    /// What the cache had to do with it. Only in the ledger that a record keeps; the run's own tree says what was
+    /// produced, not how this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheUse>,
+}
+
+/// What an entry is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LedgerEvent {
+    /// A phase passed.
+    Phase,
+    /// An artifact was produced.
+    Artifact,
+}
+
+/// What the cache had to do with a phase.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CacheUse {
+    /// Whether the output was replayed.
+    pub hit: bool,
+    /// The key.
+    pub cache_key: Digest,
+}
+
+/// `artifact_hashes.json`: SHA-256 by path.
+pub type ArtifactHashes = BTreeMap<RepoPath, Digest>;
+
+impl RunLedger {
+    /// The ledger before anything was generated, as the OPA gate sees it.
+    pub fn empty() -> Self {
+        Self { schema_version: super::SCHEMA_VERSION.to_owned(), entries: Vec::new() }
+    }
+
+    /// The same ledger, saying what the cache had to do with the entries of one phase.
+    pub fn with_cache(&self, phase: Phase, used: &CacheUse) -> Self {
+        let mut ledger = self.clone();
+        for entry in ledger.entries.iter_mut().filter(|e| e.phase == phase) {
+            entry.cache = Some(used.clone());
+        }
+        ledger
+    }
+}

@@ -1,0 +1,233 @@
+//! The JSON Schema of every document kind, embedded in the program, and reading a document by it.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::digest::Digest;
+use super::finding::{Code, Finding};
+use super::json;
+use super::path::RepoPath;
+
+macro_rules! kinds {
+    ($($variant:ident $file:literal $(# $def:literal)?: $title:literal,)+) => {
+        /// A kind of document.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Kind {
+            $(#[doc = $title] $variant,)+
+        }
+
+        impl Kind {
+            /// Every kind, in the order of the reference.
+            pub const ALL: &'static [Kind] = &[$(Kind::$variant,)+];
+
+            /// Path of its schema in the project's repository.
+            pub fn schema_path(self) -> &'static str {
+                match self { $(Kind::$variant => $file,)+ }
+            }
+
+            /// The text of its schema.
+            pub fn schema_text(self) -> &'static str {
+                match self { $(Kind::$variant => include_str!(concat!("../../", $file)),)+ }
+            }
+
+            /// What a person calls it.
+            pub fn title(self) -> &'static str {
+                match self { $(Kind::$variant => $title,)+ }
+            }
+
+            fn definition(self) -> Option<&'static str> {
+                match self { $(Kind::$variant => kinds!(@def $($def)?),)+ }
+            }
+        }
+    };
+    (@def $def:literal) => { Some($def) };
+    (@def) => { None };
+}
+
+kinds! {
+    AuthorityLedger "schemas/authority.ledger.schema.json": "authority ledger",
+    Objectives "schemas/objectives.schema.json": "objectives",
+    DependencyGraph "schemas/dependency.graph.schema.json": "dependency graph",
+    ExecutionDag "schemas/execution_dag.schema.json": "execution DAG",
+    Pipeline "schemas/pipeline.schema.json": "pipeline",
+    ExecutorConfig "control/executors/gen_executor.schema.json" # "config": "executor configuration",
+    ExecutorRequest "control/executors/gen_executor.schema.json" # "request": "executor request",
+    ExecutorReport "control/executors/gen_executor.schema.json" # "report": "executor report",
+    Capsule "control/runtime/pre_gen_capsule.schema.json": "PRE-GEN capsule",
+    LockReport "schemas/lock.report.schema.json": "lock report",
+    InputsManifest "schemas/inputs.manifest.schema.json": "inputs manifest",
+    OpaInput "schemas/opa.input.schema.json": "OPA input bundle",
+    BundleHash "schemas/bundle.hash.schema.json": "bundle hash",
+    OutputsManifest "schemas/outputs.manifest.schema.json": "outputs manifest",
+    RunLedger "schemas/run.ledger.schema.json": "run ledger",
+    ArtifactHashes "schemas/artifact_hashes.schema.json": "artifact hashes",
+    CacheKey "control/cache/cache_key.schema.json": "cache key",
+    CacheMeta "schemas/cache.meta.schema.json": "cache entry",
+    Record "schemas/record.schema.json": "ledger record",
+}
+
+/// At most this many schema violations of one document are told.
+const MAX_VIOLATIONS: usize = 50;
+
+/// A document together with the digest of the bytes it was read from.
+#[derive(Clone, Debug)]
+pub struct Sealed<T> {
+    /// The document.
+    pub document: T,
+    /// The same document with every member it had.
+    pub value: Value,
+    /// SHA-256 of the bytes that were read.
+    pub sha256: Digest,
+}
+
+/// Reads a document of `kind`: strict JSON, then its schema, then its type. All findings name `path`.
+pub fn load<T: DeserializeOwned>(kind: Kind, path: &RepoPath, bytes: &[u8]) -> Result<Sealed<T>, Vec<Finding>> {
+    let value = parse(kind.title(), path.as_str(), bytes).map_err(|finding| vec![finding])?;
+    let violations = validate(kind, path.as_str(), bytes, &value);
+    if !violations.is_empty() {
+        return Err(violations);
+    }
+    let document = serde_json::from_value(value.clone()).map_err(|error| {
+        let message = format!("the {} {path} cannot be read: {error}", kind.title());
+        vec![Finding::error(Code::DocumentSchema, message).at(path)]
+    })?;
+    Ok(Sealed { document, value, sha256: Digest::of(bytes) })
+}
+
+/// Reads strict JSON; the finding calls the document a `title`.
+pub fn parse(title: &str, path: &str, bytes: &[u8]) -> Result<Value, Finding> {
+    json::parse(bytes).map_err(|error| {
+        let mut finding =
+            Finding::error(Code::DocumentMalformed, format!("the {title} {path} is not strict JSON: {}", error.reason))
+                .at(path)
+                .hint(format!("mend {path} and try again"));
+        finding.pointer = error.pointer;
+        finding.line = error.line;
+        finding.column = error.column;
+        finding
+    })
+}
+
+/// What of `value`, which was read from `bytes`, does not satisfy the schema of `kind`.
+pub fn validate(kind: Kind, path: &str, bytes: &[u8], value: &Value) -> Vec<Finding> {
+    let Ok(schema) = serde_json::from_str::<Value>(kind.schema_text()) else {
+        return vec![Finding::error(Code::SchemaInvalid, format!("the built-in schema {} is not JSON", kind.schema_path()))];
+    };
+    let schema = match kind.definition() {
+        Some(name) => serde_json::json!({
+            "$schema": schema["$schema"], "$defs": schema["$defs"], "$ref": format!("#/$defs/{name}"),
+        }),
+        None => schema,
+    };
+    validate_by(&schema, kind.schema_path(), kind.title(), path, bytes, value)
+}
+
+/// What of `value` does not satisfy `schema`, which a message calls `schema_path`. References to anything outside the schema are
+/// refused, formats are asserted, and patterns run in linear time.
+pub fn validate_by(schema: &Value, schema_path: &str, title: &str, path: &str, bytes: &[u8], value: &Value) -> Vec<Finding> {
+    let validator = jsonschema::options()
+        .with_draft(jsonschema::Draft::Draft202012)
+        .offline()
+        .should_validate_formats(true)
+        .should_ignore_unknown_formats(false)
+        .with_pattern_options(jsonschema::PatternOptions::regex())
+        .build(schema);
+    let validator = match validator {
+        Ok(validator) => validator,
+        Err(error) => {
+            let message = format!("the schema {schema_path} cannot be used: {}", bounded(&error.to_string()));
+            return vec![Finding::error(Code::SchemaInvalid, message).at(schema_path).hint(format!("mend {schema_path}"))];
+        }
+    };
+    let violations = validator.iter_errors(value).take(MAX_VIOLATIONS);
+    let finding = |error: jsonschema::ValidationError<'_>| {
+        let pointer = error.instance_path().to_string();
+        let place = if pointer.is_empty() { "the whole document".to_owned() } else { pointer.clone() };
+        let message = format!("the {title} {path} breaks its schema at {place}: {}", bounded(&error.to_string()));
+        Finding::error(Code::DocumentSchema, message)
+            .at(path)
+            .pointing(pointer, bytes)
+            .hint(format!("{schema_path} says what is wanted ({})", error.schema_path()))
+    };
+    violations.map(finding).collect()
+}
+
+fn bounded(text: &str) -> String {
+    super::path::printable(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::authority_ledger::AuthorityLedger;
+    use crate::document::pipeline::Pipeline;
+
+    #[test]
+    fn every_schema_is_a_schema_and_describes_each_property() {
+        fn described(path: &str, schema: &Value, at: &str) {
+            if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
+                for (name, property) in properties {
+                    // The branches of a condition narrow a property that is described elsewhere.
+                    if !at.contains("allOf") {
+                        assert!(property.get("description").is_some(), "{path}: {at}/{name} has no description");
+                    }
+                }
+            }
+            match schema {
+                Value::Object(members) => members.iter().for_each(|(k, v)| described(path, v, &format!("{at}/{k}"))),
+                Value::Array(items) => items.iter().for_each(|v| described(path, v, at)),
+                _ => {}
+            }
+        }
+        for kind in Kind::ALL {
+            let schema = json::parse(kind.schema_text().as_bytes()).unwrap();
+            assert!(jsonschema::meta::is_valid(&schema), "{}", kind.schema_path());
+            described(kind.schema_path(), &schema, "");
+            let violations = validate(*kind, "x", b"7", &Value::from(7));
+            assert_eq!(violations[0].code, Code::DocumentSchema, "{} accepts the number 7", kind.schema_path());
+        }
+    }
+
+    fn codes<T: std::fmt::Debug>(result: Result<T, Vec<Finding>>) -> Vec<(String, Option<u64>, Option<String>)> {
+        let findings = result.unwrap_err();
+        findings.into_iter().map(|f| (f.code.to_string(), f.line, f.pointer)).collect()
+    }
+
+    #[test]
+    fn a_violation_names_its_line_and_pointer() {
+        let path = "control/pipeline.json".parse().unwrap();
+        let text = b"{\n  \"schema_version\": \"0.1.0\",\n  \"gen\": {\"generated\": [\"a/**\"], \"artifacts\": [{\"path\": 7, \"objectives\": []}]}\n}";
+        let got = codes(load::<Pipeline>(Kind::Pipeline, &path, text));
+        assert_eq!(got, [("document-schema".into(), Some(3), Some("/gen/artifacts/0/path".into()))]);
+    }
+
+    #[test]
+    fn an_unknown_member_is_refused_in_a_pipeline_and_kept_in_a_ledger() {
+        let path = "control/x.json".parse().unwrap();
+        let text =
+            br#"{"schema_version":"0.1.0","gen":{"generated":["a"],"artifacts":[{"path":"a","objectives":["O"]}]},"zzz":1}"#;
+        assert_eq!(codes(load::<Pipeline>(Kind::Pipeline, &path, text))[0].0, "document-schema");
+        let text = br#"{"schema_version":"0.1.0","frozen":true,"authority_set":[{"authority_id":"A","note":"n"}],"owner":"me"}"#;
+        let ledger = load::<AuthorityLedger>(Kind::AuthorityLedger, &path, text).unwrap();
+        assert_eq!(ledger.document.more["owner"], "me");
+        assert_eq!(ledger.document.authority_set[0].more["note"], "n");
+    }
+
+    #[test]
+    fn an_unknown_version_is_refused() {
+        let path = "control/x.json".parse().unwrap();
+        let text = br#"{"schema_version":"9.0.0","authority_set":[]}"#;
+        assert_eq!(codes(load::<AuthorityLedger>(Kind::AuthorityLedger, &path, text))[0].2.as_deref(), Some("/schema_version"));
+    }
+
+    #[test]
+    fn a_schema_cannot_reach_outside_itself() {
+        for reference in ["http://localhost:1/x.json", "file:///etc/passwd"] {
+            let schema = serde_json::json!({"$ref": reference});
+            let findings = validate_by(&schema, "s", "t", "d", b"1", &Value::from(1));
+            assert_eq!(findings[0].code, Code::SchemaInvalid);
+        }
+        let schema = serde_json::json!({"format": "no-such-format"});
+        assert_eq!(validate_by(&schema, "s", "t", "d", b"\"x\"", &Value::from("x"))[0].code, Code::SchemaInvalid);
+    }
+}
