@@ -4,5 +4,6 @@
 //! `document` (values), `store`, `gate`, `artifact`, `policy`, `executor`, `verify`, `phase`, `pipeline`, `cli`.
 
 pub mod document;
+pub mod executor;
 pub mod gate;
 pub mod store;
