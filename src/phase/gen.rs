@@ -1,0 +1,218 @@
+//! GEN: the artifacts, from exactly what was admitted.
+//!
+//! Reads: the admission, the inputs manifest and its files, the pipeline's `gen`.
+//! Writes: the artifacts; `execution/gen/request.json`, `outputs.json` and `executor.report.json`; `execution/ledger/run.ledger.json` and
+//! `artifact_hashes.json`.
+//! Stops when: the executor fails, or what it produced is not exactly what was declared.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::Evidence;
+use crate::document::SCHEMA_VERSION;
+use crate::document::authority_ledger::AuthorityLedger;
+use crate::document::cache_entry::{CacheKey, ToolVersions};
+use crate::document::digest::Digest;
+use crate::document::finding::{Code, Finding};
+use crate::document::gen_exchange::{GenReport, GenRequest, OutputArtifact, Outputs, OutputsManifest, PhaseConfig, ReportedArtifact};
+use crate::document::glob::Globs;
+use crate::document::inputs_manifest::{FileEntry, InputsManifest};
+use crate::document::json;
+use crate::document::objectives::Objective;
+use crate::document::path::RepoPath;
+use crate::document::phase::Phase;
+use crate::document::pipeline::Pipeline;
+use crate::document::run_ledger::{ArtifactHashes, LedgerEntry, LedgerEvent, RunLedger};
+use crate::executor::builtin::{AuthorityText, Job, generate};
+use crate::executor::resolve::{RUNNER_VERSION, generator_version};
+use crate::gate::assurance::Admission;
+use crate::gate::paths::TEMPLATES_FOLDER;
+
+/// Raised when what the phase emits changes.
+pub const VERSION: u32 = 1;
+/// Where the request goes.
+pub const REQUEST_PATH: &str = "execution/gen/request.json";
+/// Where the outputs manifest goes.
+pub const OUTPUTS_PATH: &str = "execution/gen/outputs.json";
+/// Where the executor's report goes.
+pub const REPORT_PATH: &str = "execution/gen/executor.report.json";
+/// Where the run ledger goes.
+pub const RUN_LEDGER_PATH: &str = "execution/ledger/run.ledger.json";
+/// Where the artifact map goes.
+pub const ARTIFACT_HASHES_PATH: &str = "execution/ledger/artifact_hashes.json";
+
+/// What the phase's output depends on.
+pub struct Input<'a> {
+    /// The proof that the state was admitted. There is no other way to get here.
+    pub admission: &'a Admission,
+    /// SHA-256 of the authority ledger's file.
+    pub authority_ledger_hash: Digest,
+    /// The declaration.
+    pub pipeline: &'a Pipeline,
+    /// What may be seen.
+    pub manifest: &'a InputsManifest,
+}
+
+/// The phase's cache key.
+pub fn key(input: &Input) -> CacheKey {
+    let Input { admission, authority_ledger_hash, pipeline, manifest } = input;
+    let capsule = admission.capsule();
+    CacheKey {
+        schema_version: SCHEMA_VERSION.into(),
+        phase: Phase::Gen,
+        phase_version: VERSION,
+        authority_ledger_hash: *authority_ledger_hash,
+        policy_bundle_hash: capsule.policy_bundle_hash,
+        pre_gen_capsule_hash: admission.capsule_hash(),
+        inputs_manifest_hash: manifest.hash(),
+        phase_input_hash: None,
+        phase_config_hash: pipeline.gen_config_hash(),
+        tool_versions: ToolVersions {
+            runner_version: RUNNER_VERSION.into(),
+            generator_version: generator_version(&capsule.gen_executor),
+        },
+    }
+}
+
+/// What the built-in generator is given beside the phase's input: the same control state, by content.
+pub struct Sources<'a> {
+    /// The ledger.
+    pub ledger: &'a AuthorityLedger,
+    /// The objectives, typed and with all their members, in the same order.
+    pub objectives: (&'a [Objective], &'a [Value]),
+    /// The bytes of every file of the manifest.
+    pub contents: &'a BTreeMap<RepoPath, Vec<u8>>,
+}
+
+/// What an executor produced.
+#[derive(Clone, Debug)]
+pub struct Produced {
+    /// The artifacts' bytes, by path.
+    pub artifacts: BTreeMap<RepoPath, Vec<u8>>,
+    /// With what.
+    pub tool_versions: BTreeMap<String, String>,
+}
+
+/// Executes GEN with the built-in generator.
+pub fn execute(input: &Input, sources: &Sources) -> Result<Produced, Vec<Finding>> {
+    let Input { admission, authority_ledger_hash: _, pipeline, manifest: _ } = input;
+    let inputs = Globs::new(&pipeline.inputs).map_err(|error| vec![Finding::error(Code::PatternInvalid, error.to_string())])?;
+    let objectives: BTreeMap<&str, &Value> = sources.objectives.0.iter().map(|o| o.id.as_str()).zip(sources.objectives.1).collect();
+    let mut authorities = BTreeMap::new();
+    for authority in &sources.ledger.authority_set {
+        let Some(path) = authority.file() else { continue };
+        let Some(bytes) = sources.contents.get(&path) else { continue };
+        let text = AuthorityText {
+            title: authority.title.as_deref(),
+            locator: authority.locator().unwrap_or_default(),
+            sha256: Digest::of(bytes).to_string(),
+            bytes,
+        };
+        authorities.insert(authority.authority_id.as_str(), text);
+    }
+    let pick = |wanted: &dyn Fn(&RepoPath) -> bool| -> BTreeMap<RepoPath, Vec<u8>> {
+        sources.contents.iter().filter(|(path, _)| wanted(path)).map(|(path, bytes)| (path.clone(), bytes.clone())).collect()
+    };
+    let declared: BTreeSet<&RepoPath> = pipeline.r#gen.artifacts.iter().filter_map(|a| a.template.as_ref()).collect();
+    let artifacts = generate(&Job {
+        artifacts: &pipeline.r#gen.artifacts,
+        objectives: &objectives,
+        authorities: &authorities,
+        inputs: &pick(&|path| inputs.matches(path)),
+        templates: &pick(&|path| declared.contains(path) || path.is_under(TEMPLATES_FOLDER)),
+    })?;
+    let generator = generator_version(&admission.capsule().gen_executor);
+    Ok(Produced { artifacts, tool_versions: BTreeMap::from([("generator".to_owned(), generator)]) })
+}
+
+/// What the phase emits about artifacts that were produced, now or earlier.
+pub struct Account {
+    /// The request, outputs manifest and report.
+    pub evidence: Evidence,
+    /// The artifact map.
+    pub artifact_hashes: ArtifactHashes,
+    /// The run ledger, without what the cache had to do with it.
+    pub run_ledger: RunLedger,
+}
+
+/// Accounts for `produced` artifacts. A pure function of the run's state and the artifacts, so that a stored run can be held against it.
+pub fn account(input: &Input, objectives: &[Objective], gates: &RunLedger, produced: &[FileEntry], tools: &BTreeMap<String, String>) -> Account {
+    let Input { admission, authority_ledger_hash: _, pipeline, manifest } = input;
+    let authority_of: BTreeMap<&str, &str> = objectives.iter().map(|o| (o.id.as_str(), o.source.authority_id.as_str())).collect();
+    let declared: BTreeMap<&RepoPath, &Vec<String>> = pipeline.r#gen.artifacts.iter().map(|a| (&a.path, &a.objectives)).collect();
+    let mut outputs = Vec::new();
+    for file in produced {
+        let objectives = declared.get(&file.path).map(|o| (*o).clone()).unwrap_or_default();
+        let authorities: BTreeSet<String> =
+            objectives.iter().filter_map(|o| authority_of.get(o.as_str())).map(|a| (*a).to_owned()).collect();
+        let authorities = authorities.into_iter().collect();
+        outputs.push(OutputArtifact { path: file.path.clone(), sha256: file.sha256, bytes: file.bytes, objectives, authorities });
+    }
+    outputs.sort_by(|a, b| a.path.cmp(&b.path));
+
+    let version = || SCHEMA_VERSION.to_owned();
+    let request = GenRequest {
+        schema_version: version(),
+        pre_gen_capsule: admission.capsule().clone(),
+        inputs_manifest: (*manifest).clone(),
+        phase_config: PhaseConfig {
+            phase: Phase::Gen,
+            artifacts: pipeline.r#gen.artifacts.clone(),
+            outputs: Outputs {
+                outputs_manifest: super::path(OUTPUTS_PATH),
+                execution_report: super::path(REPORT_PATH),
+                artifacts: pipeline.r#gen.artifacts.iter().map(|a| a.path.clone()).collect(),
+            },
+        },
+    };
+    let reported = |o: &OutputArtifact| ReportedArtifact { path: o.path.clone(), hash: o.sha256, bytes: o.bytes };
+    let report = GenReport {
+        schema_version: version(),
+        phase: Phase::Gen,
+        artifacts: outputs.iter().map(reported).collect(),
+        tool_versions: tools.clone(),
+    };
+    let artifact_hashes: ArtifactHashes = outputs.iter().map(|o| (o.path.clone(), o.sha256)).collect();
+    let manifest = json::emit(&OutputsManifest { schema_version: version(), phase: Phase::Gen, artifacts: outputs.clone() });
+    let mut run_ledger = gates.clone();
+    run_ledger.entries.push(LedgerEntry {
+        phase: Phase::Gen,
+        event: LedgerEvent::Phase,
+        artifact: None,
+        sha256: Some(Digest::of(&manifest)),
+        objectives: Vec::new(),
+        authorities: Vec::new(),
+        cache: None,
+    });
+    run_ledger.entries.extend(outputs.into_iter().map(|o| LedgerEntry {
+        phase: Phase::Gen,
+        event: LedgerEvent::Artifact,
+        artifact: Some(o.path),
+        sha256: Some(o.sha256),
+        objectives: o.objectives,
+        authorities: o.authorities,
+        cache: None,
+    }));
+    let evidence = Evidence::from([
+        (super::path(REQUEST_PATH), json::emit(&request)),
+        (super::path(OUTPUTS_PATH), manifest),
+        (super::path(REPORT_PATH), json::emit(&report)),
+        (super::path(ARTIFACT_HASHES_PATH), json::emit(&artifact_hashes)),
+        (super::path(RUN_LEDGER_PATH), json::emit(&run_ledger)),
+    ]);
+    Account { evidence, artifact_hashes, run_ledger }
+}
+
+/// A gate's entry in the run ledger: `document` is what it emitted.
+pub fn gate_entry(phase: Phase, document: &[u8]) -> LedgerEntry {
+    LedgerEntry {
+        phase,
+        event: LedgerEvent::Phase,
+        artifact: None,
+        sha256: Some(Digest::of(document)),
+        objectives: Vec::new(),
+        authorities: Vec::new(),
+        cache: None,
+    }
+}

@@ -1,0 +1,101 @@
+//! OPA_GATE: `data.assurance.allow`, exactly `true`, over the capsule and everything it rests on.
+//!
+//! Reads: the capsule, the ledger, the objectives, the dependency graph, the execution DAG, an empty run ledger and artifact map.
+//! Writes: `opa/input.json`, `opa/decision.json`, `opa/explain.json`, `opa/bundle.hash`.
+//! Stops when: the policy says anything but exactly `true`; a policy that gives no clean answer says nothing.
+
+use serde_json::Value;
+
+use super::pre_gen::{Assembled, denial};
+use super::{Evidence, Judge};
+use crate::document::SCHEMA_VERSION;
+use crate::document::capsule::Capsule;
+use crate::document::digest::Digest;
+use crate::document::finding::{Code, Finding};
+use crate::document::json;
+use crate::document::opa_input::{BundleFile, BundleHash, OpaInput};
+use crate::document::path::RepoPath;
+use crate::document::run_ledger::{ArtifactHashes, RunLedger};
+use crate::gate::assurance::{Admission, admit};
+use crate::policy::{Bundle, Question};
+
+/// Raised when what the phase emits changes.
+pub const VERSION: u32 = 1;
+/// The deciding rule.
+pub const QUERY: &str = "data.assurance.allow";
+/// Where the input bundle goes.
+pub const INPUT_PATH: &str = "opa/input.json";
+/// Where the decision goes.
+pub const DECISION_PATH: &str = "opa/decision.json";
+/// Where the explanation goes.
+pub const EXPLAIN_PATH: &str = "opa/explain.json";
+/// Where the bundle's identity goes.
+pub const BUNDLE_PATH: &str = "opa/bundle.hash";
+
+/// What the phase works on.
+pub struct Input<'a> {
+    /// The kernel's verdict.
+    pub capsule: &'a Capsule,
+    /// The ledger, with all its members.
+    pub ledger: &'a Value,
+    /// The rest of the control state.
+    pub assembled: &'a Assembled,
+    /// The policies.
+    pub bundle: &'a Bundle,
+    /// Path and SHA-256 of every file that `policy_bundle_hash` covers.
+    pub bundle_files: &'a [(RepoPath, Digest)],
+}
+
+/// What the phase gives.
+pub struct Output {
+    /// The proof, where the policy allows.
+    pub admission: Option<Admission>,
+    /// The input bundle, the decision, the explanation and the bundle's identity.
+    pub evidence: Evidence,
+    /// Why it does not allow, and warnings.
+    pub findings: Vec<Finding>,
+}
+
+/// Puts the capsule before the assurance policy.
+pub fn run(input: Input, judge: &mut dyn Judge) -> Output {
+    let Input { capsule, ledger, assembled, bundle, bundle_files } = input;
+    let (run_ledger, artifact_hashes) = (RunLedger::empty(), ArtifactHashes::new());
+    let question = json::to_value(&OpaInput {
+        pre_gen_capsule: capsule,
+        authority_ledger: ledger,
+        objectives: &assembled.objectives,
+        dependency_graph: &assembled.graph,
+        execution_dag: &assembled.dag,
+        run_ledger: &run_ledger,
+        artifact_hashes: &artifact_hashes,
+    });
+    let evaluation = judge.judge(&Question { bundle, query: QUERY, input: &question });
+    let answer = evaluation.decision_json.result.first().and_then(|result| result.expressions.first()).map(|e| &e.value);
+    let bundle_hash = BundleHash {
+        schema_version: SCHEMA_VERSION,
+        alg: "sha256",
+        policy_bundle_hash: capsule.policy_bundle_hash,
+        opa_input_bundle_hash: Digest::of_canonical(&question),
+        files: bundle_files.iter().map(|(name, hash)| BundleFile { name: name.clone(), hash: *hash, algorithm: "SHA-256" }).collect(),
+    };
+    let evidence = Evidence::from([
+        (super::path(INPUT_PATH), json::pretty(&question)),
+        (super::path(DECISION_PATH), json::emit(&evaluation.decision_json)),
+        (super::path(EXPLAIN_PATH), json::emit(&evaluation.explain_json)),
+        (super::path(BUNDLE_PATH), json::emit(&bundle_hash)),
+    ]);
+    let admission = admit(capsule, answer);
+    let message = "the assurance policy does not allow this run";
+    let mut findings = denial(evaluation.decision, evaluation.findings, Code::AssuranceDenied, message);
+    let admission = match admission {
+        Ok(admission) if !crate::document::finding::refuses(&findings) => Some(admission),
+        Ok(_) => None,
+        Err(refusal) => {
+            if !crate::document::finding::refuses(&findings) {
+                findings.push(refusal);
+            }
+            None
+        }
+    };
+    Output { admission, evidence, findings }
+}
