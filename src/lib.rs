@@ -4,4 +4,5 @@
 //! `document` (values), `store`, `gate`, `artifact`, `policy`, `executor`, `verify`, `phase`, `pipeline`, `cli`.
 
 pub mod document;
+pub mod policy;
 pub mod store;
