@@ -6,4 +6,6 @@
 pub mod document;
 pub mod executor;
 pub mod gate;
+pub mod phase;
+pub mod policy;
 pub mod store;

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::path::printable;
 
@@ -23,6 +23,11 @@ macro_rules! codes {
             /// The code as it is printed: kebab-case.
             pub fn as_str(self) -> &'static str {
                 match self { $(Code::$variant => $text,)+ }
+            }
+
+            /// The code that is printed as `text`.
+            pub fn parse(text: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|code| code.as_str() == text)
             }
 
             /// What it means, in one sentence.
@@ -83,6 +88,7 @@ codes! {
     ExecutionDagOrder = "execution-dag-order": "The execution DAG breaks the canonical order of the phases.",
     KernelDenied = "kernel-denied": "The control kernel's policy does not allow the control state.",
     AssuranceDenied = "assurance-denied": "The assurance policy does not allow the run.",
+    PolicyDenied = "policy-denied": "A policy does not allow what was asked of it.",
     PolicyMissing = "policy-missing": "A policy package that must decide is not in the bundle.",
     PolicyUndefined = "policy-undefined": "The deciding rule of a policy is undefined.",
     PolicyNotBoolean = "policy-not-boolean": "The deciding rule of a policy is not exactly true or false.",
@@ -116,8 +122,15 @@ impl Serialize for Code {
     }
 }
 
+impl<'de> Deserialize<'de> for Code {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).ok_or_else(|| serde::de::Error::custom(format!("unknown finding code '{}'", printable(&text))))
+    }
+}
+
 /// How much a finding matters.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// It refuses.
@@ -127,7 +140,8 @@ pub enum Severity {
 }
 
 /// One finding: DESIGN section 11. Members that do not apply are null.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Finding {
     /// The stable code.
     pub code: Code,

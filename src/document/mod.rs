@@ -2,9 +2,12 @@
 
 pub mod authority_ledger;
 pub mod cache_entry;
+pub mod cage;
 pub mod capsule;
+pub mod decision;
 pub mod digest;
 pub mod executor;
+pub mod explain;
 pub mod finding;
 pub mod gen_exchange;
 pub mod glob;

@@ -1,0 +1,254 @@
+//! The policy cage: policies are parsed and evaluated in a child process of the same binary, under limits.
+//!
+//! The engine's own limits are cooperative: they bound neither its parser nor its built-in functions, and a deep recursion
+//! aborts the process. So a child has 512 MB of address space, 2 seconds of processor time and of wall clock, and a 64 MB
+//! stack; any end but a clean answer is an error, which counts as a denial. Where the platform has no such limits (address space
+//! on macOS, anything but the wall clock on Windows), the kill timer still holds.
+
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use super::engine;
+use crate::document::cage::{Answer, Request};
+
+/// The hidden first argument that makes the binary a cage.
+pub const ARGUMENT: &str = "__policy-cage";
+/// The wall-clock limit, for starting, parsing, evaluating and answering.
+pub const WALL_LIMIT: Duration = Duration::from_secs(2);
+/// The processor time limit, in seconds.
+pub const CPU_LIMIT_SECONDS: u64 = 2;
+/// The address space limit, in bytes.
+pub const MEMORY_LIMIT_BYTES: u64 = 512 << 20;
+/// The evaluating thread's stack, in bytes.
+const STACK_BYTES: usize = 64 << 20;
+/// The longest answer that is read, in bytes.
+const MAX_ANSWER_BYTES: u64 = 16 << 20;
+/// How much of what the child says on stderr is read, in bytes. The runtime names the cause of an abort there.
+const MAX_STDERR_BYTES: u64 = 4 << 10;
+
+/// The parent's side: which binary to run as a cage.
+#[derive(Clone, Debug)]
+pub struct Cage {
+    program: PathBuf,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CageError {
+    /// The child could not be started.
+    #[error("the policy cage could not be started from {program}")]
+    Start {
+        /// The binary.
+        program: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The child could not be waited for.
+    #[error("the policy cage was lost")]
+    Lost(#[source] io::Error),
+    /// It ran out of time.
+    #[error("the policy ran out of time: {CPU_LIMIT_SECONDS} seconds is the limit")]
+    Time,
+    /// It ran out of memory.
+    #[error("the policy ran out of memory: {} MB is the limit", MEMORY_LIMIT_BYTES >> 20)]
+    Memory,
+    /// It ran out of stack.
+    #[error("the policy ran out of stack: its rules or values nest too deep")]
+    Stack,
+    /// It answered more than is read.
+    #[error("the policy's answer is longer than {} MB", MAX_ANSWER_BYTES >> 20)]
+    TooLong,
+    /// It ended in another way.
+    #[error("the policy cage ended without an answer: {0}")]
+    Crashed(ExitStatus),
+    /// It ended cleanly, and what it said is no answer.
+    #[error("the policy cage's answer cannot be read")]
+    Garbled(#[source] serde_json::Error),
+}
+
+impl Cage {
+    /// A cage that runs `program`, which must be this binary: `std::env::current_exe()`.
+    pub fn new(program: &Path) -> Self {
+        Self { program: program.to_owned() }
+    }
+
+    /// Asks the child. `input` is the input document's text; empty where the request has none.
+    pub fn ask(&self, request: &Request, input: &[u8]) -> Result<Answer, CageError> {
+        let mut head = crate::document::json::to_value(request).to_string().into_bytes();
+        head.push(b'\n');
+        let deadline = Instant::now() + WALL_LIMIT;
+        let mut child = self.start()?;
+        let ended = converse(&mut child, &head, input, deadline);
+        // Only a child that is known to be gone is left alone.
+        if ended.is_err() {
+            kill(&mut child);
+        }
+        let Ended { status, said, complaint } = ended?;
+        let complaint = String::from_utf8_lossy(&complaint);
+        match status {
+            status if status.success() && said.len() as u64 > MAX_ANSWER_BYTES => Err(CageError::TooLong),
+            status if status.success() => serde_json::from_slice(&said).map_err(CageError::Garbled),
+            // The runtime's own words; a wrong guess changes the message only.
+            _ if complaint.contains("memory allocation of") || complaint.contains("capacity overflow") => Err(CageError::Memory),
+            _ if complaint.contains("overflowed its stack") => Err(CageError::Stack),
+            status if out_of_processor_time(status) => Err(CageError::Time),
+            status => Err(CageError::Crashed(status)),
+        }
+    }
+
+    fn start(&self) -> Result<Child, CageError> {
+        #[expect(clippy::disallowed_methods, reason = "this is one of the three files that start processes")]
+        let mut command = Command::new(&self.program);
+        command.arg(ARGUMENT).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        #[cfg(unix)]
+        {
+            use std::os::unix::process::CommandExt as _;
+            // Its own group, so that it can be killed whole; a neutral folder, so that it keeps no mount busy.
+            command.process_group(0).current_dir("/");
+        }
+        command.spawn().map_err(|source| CageError::Start { program: self.program.clone(), source })
+    }
+}
+
+struct Ended {
+    status: ExitStatus,
+    said: Vec<u8>,
+    complaint: Vec<u8>,
+}
+
+/// Writes and reads at the same time, so that neither side waits for the other's full pipe.
+fn converse(child: &mut Child, head: &[u8], input: &[u8], deadline: Instant) -> Result<Ended, CageError> {
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    std::thread::scope(|scope| {
+        let (tell, told) = mpsc::channel();
+        let answer = scope.spawn(move || {
+            let said = drain(stdout, MAX_ANSWER_BYTES + 1);
+            // The receiver is gone only when the time is up, and then nobody waits.
+            tell.send(()).ok();
+            said
+        });
+        let complaint = scope.spawn(move || drain(stderr, MAX_STDERR_BYTES));
+        scope.spawn(move || {
+            if let Some(mut stdin) = stdin {
+                // A child that stops reading has died or answered; what it said is judged, not this.
+                stdin.write_all(head).and_then(|()| stdin.write_all(input)).ok();
+            }
+        });
+        let left = deadline.saturating_duration_since(Instant::now());
+        let status = match told.recv_timeout(left) {
+            Err(_) => Err(CageError::Time),
+            Ok(()) => wait(child, deadline),
+        };
+        if status.is_err() {
+            kill(child);
+        }
+        let (said, complaint) = (answer.join().unwrap_or_default(), complaint.join().unwrap_or_default());
+        Ok(Ended { status: status?, said, complaint })
+    })
+}
+
+fn drain(source: Option<impl Read>, limit: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Some(source) = source {
+        // What could not be read makes the answer unreadable, which is judged there.
+        source.take(limit).read_to_end(&mut bytes).ok();
+    }
+    bytes
+}
+
+/// Waits for a child that has closed its output, which it does by ending.
+fn wait(child: &mut Child, deadline: Instant) -> Result<ExitStatus, CageError> {
+    let mut pause = Duration::from_micros(50);
+    loop {
+        match child.try_wait().map_err(CageError::Lost)? {
+            Some(status) => return Ok(status),
+            None if Instant::now() >= deadline => return Err(CageError::Time),
+            None => std::thread::sleep(pause),
+        }
+        pause = (pause * 2).min(Duration::from_millis(5));
+    }
+}
+
+/// Kills the child's group, and waits for it. Does nothing to a child that was waited for already.
+fn kill(child: &mut Child) {
+    #[cfg(unix)]
+    if let (Ok(None), Some(group)) = (child.try_wait(), rustix::process::Pid::from_raw(child.id() as i32)) {
+        // It may have ended by itself since, as a zombie that still holds its id.
+        rustix::process::kill_process_group(group, rustix::process::Signal::KILL).ok();
+    }
+    child.kill().ok();
+    child.wait().ok();
+}
+
+#[cfg(unix)]
+fn out_of_processor_time(status: ExitStatus) -> bool {
+    use std::os::unix::process::ExitStatusExt as _;
+    let signal = status.signal().and_then(rustix::process::Signal::from_named_raw);
+    matches!(signal, Some(rustix::process::Signal::XCPU | rustix::process::Signal::KILL))
+}
+
+#[cfg(not(unix))]
+fn out_of_processor_time(_: ExitStatus) -> bool {
+    false
+}
+
+/// The child's side: limits itself, reads one request from stdin, and writes one answer to stdout.
+pub fn serve() -> ExitCode {
+    if let Err(error) = confine() {
+        complain(&format!("the limits cannot be set: {error}"));
+        return ExitCode::FAILURE;
+    }
+    let thread = std::thread::Builder::new().name("policy".into()).stack_size(STACK_BYTES).spawn(respond);
+    match thread.map(std::thread::JoinHandle::join) {
+        Ok(Ok(Ok(()))) => ExitCode::SUCCESS,
+        Ok(Ok(Err(error))) => {
+            complain(&error.to_string());
+            ExitCode::FAILURE
+        }
+        // A panic has been told on stderr already.
+        Ok(Err(_)) => ExitCode::FAILURE,
+        Err(error) => {
+            complain(&format!("memory allocation of the stack failed: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn complain(text: &str) {
+    writeln!(io::stderr(), "{text}").ok();
+}
+
+fn respond() -> io::Result<()> {
+    let mut text = String::new();
+    io::stdin().lock().read_to_string(&mut text)?;
+    let (head, input) = text.split_once('\n').unwrap_or((&text, ""));
+    let request: Request = serde_json::from_str(head)?;
+    let answer = engine::answer(request, input);
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(crate::document::json::to_value(&answer).to_string().as_bytes())?;
+    stdout.flush()
+}
+
+#[cfg(unix)]
+fn confine() -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    #[cfg(target_os = "linux")]
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    let limit = |value: u64| Rlimit { current: Some(value), maximum: Some(value) };
+    setrlimit(Resource::Core, limit(0))?;
+    setrlimit(Resource::Fsize, limit(0))?;
+    setrlimit(Resource::Cpu, Rlimit { current: Some(CPU_LIMIT_SECONDS), maximum: Some(CPU_LIMIT_SECONDS + 1) })?;
+    match setrlimit(Resource::As, limit(MEMORY_LIMIT_BYTES)) {
+        // macOS knows the limit and does not take it.
+        Err(_) if cfg!(target_os = "macos") => Ok(()),
+        other => other.map_err(io::Error::from),
+    }
+}
+
+#[cfg(not(unix))]
+fn confine() -> io::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! Loading, linting and evaluating policies in this process: the inside of the cage.
+//!
+//! Nothing here bounds time or memory; [`super::cage`] does. Only the cage's child and tests come here.
+
+use regorus::unstable::{Module, Ref};
+use regorus::{Engine, Value};
+
+use super::explain;
+use super::lint;
+use super::lint::program::{Program, RulePath};
+use crate::document::cage::{Answer, Ask, Request, RequestFile, TestOutcome, TestRule};
+use crate::document::finding::{Code, Finding};
+
+/// The engine's name, part of every memo key.
+pub const NAME: &str = "regorus";
+/// The engine's exact version, as `Cargo.toml` pins it; part of every memo key.
+pub const ENGINE_VERSION: &str = "0.14.1";
+
+/// A bundle that the lint has nothing to say against.
+pub struct Loaded {
+    pub(super) engine: Engine,
+    pub(super) modules: Vec<Ref<Module>>,
+    pub(super) program: Program,
+}
+
+/// The engine ended with an error instead of a value.
+#[derive(Debug, thiserror::Error)]
+#[error("while {doing}: {source}")]
+pub struct EngineError {
+    doing: &'static str,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl EngineError {
+    pub(super) fn new(doing: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { doing, source: source.into() }
+    }
+}
+
+impl Loaded {
+    /// Parses and lints. All parse errors are reported, or all refusals of the lint.
+    pub fn new(files: Vec<RequestFile>) -> Result<Self, Vec<Finding>> {
+        let mut engine = Engine::new();
+        engine.set_strict_builtin_errors(true);
+        engine.set_gather_prints(true);
+        let mut findings = Vec::new();
+        for RequestFile { path, text } in files {
+            if let Err(error) = engine.add_policy(path.as_str().to_owned(), text) {
+                findings.push(located(Code::PolicyInvalid, &error.to_string(), Some(path.as_str())));
+            }
+        }
+        if !findings.is_empty() {
+            return Err(findings);
+        }
+        let modules = engine.get_modules().clone();
+        let program = Program::of(&modules);
+        let findings = lint::lint(&modules, &program);
+        if !findings.is_empty() {
+            return Err(findings);
+        }
+        // What the engine itself finds in preparing rules, such as unsafe variables, is found here and not when reached.
+        let prepared = engine.eval_query("true".to_owned(), false);
+        match prepared {
+            Ok(_) => Ok(Self { engine, modules, program }),
+            Err(error) => Err(vec![located(Code::PolicyInvalid, &error.to_string(), None)]),
+        }
+    }
+
+    /// The value of a rule, or nothing if it is undefined.
+    pub fn value(&self, rule: &str, input: &Value) -> Result<Option<Value>, EngineError> {
+        let mut engine = self.engine.clone();
+        engine.set_input(input.clone());
+        value_in(&mut engine, rule)
+    }
+
+    /// Whether `path` is a rule of the bundle.
+    pub fn has_rule(&self, path: &RulePath) -> bool {
+        self.program.rules.contains_key(path)
+    }
+}
+
+/// The value of a rule in a prepared engine, or nothing if it is undefined.
+pub(super) fn value_in(engine: &mut Engine, rule: &str) -> Result<Option<Value>, EngineError> {
+    let results = engine.eval_query(rule.to_owned(), false).map_err(|error| EngineError::new("evaluating", error))?;
+    let expression = results.result.into_iter().next().and_then(|result| result.expressions.into_iter().next());
+    Ok(expression.map(|expression| expression.value).filter(|value| *value != Value::Undefined))
+}
+
+/// Answers one request. `input` is the text of the input document, and is read for [`Ask::Evaluate`] only.
+pub fn answer(request: Request, input: &str) -> Answer {
+    let loaded = match Loaded::new(request.files) {
+        Ok(loaded) => loaded,
+        Err(findings) => return Answer::Refused { findings },
+    };
+    let answered = match request.ask {
+        Ask::Lint => Ok(Answer::Clean),
+        Ask::Evaluate { query } => match Value::from_json_str(input) {
+            Ok(input) => evaluate(&loaded, &query, &input),
+            Err(error) => Err(EngineError::new("reading the input document", error)),
+        },
+        Ask::ListTests => Ok(Answer::Tests { tests: tests(&loaded) }),
+        Ask::RunTests { rules } => Ok(Answer::Tested { outcomes: rules.iter().map(|rule| run_test(&loaded, rule)).collect() }),
+    };
+    answered.unwrap_or_else(|error| Answer::Failed { message: error.to_string() })
+}
+
+fn evaluate(loaded: &Loaded, query: &str, input: &Value) -> Result<Answer, EngineError> {
+    let rule: RulePath = query.split('.').skip(1).map(str::to_owned).collect();
+    let value = if loaded.has_rule(&rule) { loaded.value(query, input)? } else { None };
+    let explain = Box::new(explain::explain(loaded, &rule, value.as_ref(), input));
+    Ok(Answer::Evaluated { value: value.as_ref().map(explain::bounded), explain })
+}
+
+fn tests(loaded: &Loaded) -> Vec<TestRule> {
+    let mut found = Vec::new();
+    for (path, definitions) in &loaded.program.rules {
+        let (Some((name, package)), Some(first)) = (path.split_last(), definitions.first()) else { continue };
+        let function = matches!(first.kind, lint::program::Kind::Function(_));
+        let named = name.starts_with("test_") || name.starts_with("todo_test_");
+        if named && !function && first.place.file.ends_with("_test.rego") {
+            let package = format!("data.{}", package.join("."));
+            found.push(TestRule { file: first.place.file.clone(), row: first.place.row, package, name: name.clone() });
+        }
+    }
+    found.sort_by(|a, b| (&a.file, a.row, &a.name).cmp(&(&b.file, b.row, &b.name)));
+    found
+}
+
+fn run_test(loaded: &Loaded, rule: &str) -> TestOutcome {
+    match loaded.value(rule, &Value::new_object()) {
+        Ok(Some(value)) if value != Value::Bool(false) => TestOutcome::Pass,
+        Ok(_) => TestOutcome::Fail,
+        Err(error) => TestOutcome::Error(error.to_string()),
+    }
+}
+
+/// A finding from one of the engine's messages, which begin `--> file:line:col`, show the source line, and end
+/// `error: what is wrong`.
+pub fn located(code: Code, message: &str, file: Option<&str>) -> Finding {
+    let reason = message.rsplit_once("error: ").map_or(message, |(_, reason)| reason).trim();
+    let head = message.split_once("--> ").map(|(_, rest)| rest.lines().next().unwrap_or_default());
+    let mut parts = head.unwrap_or_default().rsplitn(3, ':');
+    let column = parts.next().and_then(|text| text.trim().parse::<u64>().ok());
+    let line = parts.next().and_then(|text| text.parse::<u64>().ok());
+    let place = parts.next();
+    let finding = Finding::error(code, reason.chars().take(1000).collect::<String>());
+    match (place.or(file), line, column) {
+        (Some(file), Some(line), Some(column)) => finding.at(file).on(line, column),
+        (Some(file), ..) => finding.at(file),
+        _ => finding,
+    }
+}
