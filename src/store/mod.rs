@@ -2,7 +2,9 @@
 //!
 //! gix stays behind this floor; nothing above it names a gix type but [`Oid`].
 
+pub mod materialise;
 pub mod open;
+pub mod snapshot;
 
 /// A git object id, SHA-1 or SHA-256 as the repository has it.
 pub type Oid = gix::ObjectId;
