@@ -2,9 +2,13 @@
 //!
 //! gix stays behind this floor; nothing above it names a gix type but [`Oid`].
 
+mod beneath;
+mod clean;
 pub mod materialise;
 pub mod open;
 pub mod snapshot;
+mod stat;
+mod worktree;
 
 /// A git object id, SHA-1 or SHA-256 as the repository has it.
 pub type Oid = gix::ObjectId;
