@@ -55,6 +55,7 @@ codes! {
     #[unreadable] PatternInvalid = "pattern-invalid": "A path pattern cannot be used.",
     #[unreadable] InputNotRegular = "input-not-regular": "An input is a symbolic link, a submodule, or another thing that is not a regular file.",
     #[unreadable] InputTooLarge = "input-too-large": "The inputs are more or larger than the limits.",
+    #[unreadable] InputConflicted = "input-conflicted": "An input has an unresolved merge conflict.",
     PathCollision = "path-collision": "Two paths of one set are the same on a case-insensitive file system, or one is a folder of the other.",
     AuthorityNotFrozen = "authority-not-frozen": "The authority ledger is not frozen.",
     AuthorityLocatorMissing = "authority-locator-missing": "An authority has no source.locator.",

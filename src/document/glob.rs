@@ -53,6 +53,12 @@ impl Globs {
         self.set.is_match(path.as_str())
     }
 
+    /// Whether one of the patterns matches a name that may not be a valid [`RepoPath`], so that a file which cannot be
+    /// an input is refused and not overlooked.
+    pub fn matches_bytes(&self, path: &[u8]) -> bool {
+        self.set.is_match(gix::path::from_byte_slice(path))
+    }
+
     /// The first pattern that matches `path`.
     pub fn matching(&self, path: &RepoPath) -> Option<&str> {
         self.set.matches(path.as_str()).first().map(|i| self.patterns[*i].as_str())

@@ -2,7 +2,22 @@
 //!
 //! gix stays behind this floor; nothing above it names a gix type but [`Oid`].
 
+mod beneath;
+mod clean;
+pub mod durable;
+pub mod git;
+pub mod lock;
+pub mod materialise;
+pub mod object;
 pub mod open;
+pub mod pack;
+pub mod refs;
+pub mod snapshot;
+mod stat;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod tree;
+mod worktree;
 
 /// A git object id, SHA-1 or SHA-256 as the repository has it.
 pub type Oid = gix::ObjectId;
@@ -10,4 +25,10 @@ pub type Oid = gix::ObjectId;
 /// An opened repository. Cheap to clone is not promised; one per command.
 pub struct Store {
     pub(in crate::store) repo: gix::Repository,
+    pub(in crate::store) read_only: bool,
+}
+
+/// Removes lock files that this process holds when it ends by SIGINT, SIGTERM, SIGHUP or SIGQUIT. First thing in `main`.
+pub fn install_signal_handlers() {
+    gix::tempfile::signal::setup(gix::tempfile::signal::handler::Mode::DeleteTempfilesOnTerminationAndRestoreDefaultBehaviour);
 }
