@@ -1,0 +1,51 @@
+//! `refs/cbia/runs/<state_key>/<executor_key>`: one chain of phase commits per state and executor, write-once.
+
+use super::durable::Durability;
+use super::refs::{Cas, RefName};
+use super::{Oid, Store, StoreError};
+use crate::document::digest::Digest;
+
+/// A stored run.
+#[derive(Clone, Debug)]
+pub struct RunListing {
+    /// Listing hash of the snapshot.
+    pub state_key: Digest,
+    /// Canonical hash of the resolved executor.
+    pub executor_key: Digest,
+    /// The ref.
+    pub name: RefName,
+    /// Its last phase commit.
+    pub tip: Oid,
+}
+
+impl Store {
+    /// The ref of a run.
+    pub fn run_ref(&self, state_key: &Digest, executor_key: &Digest) -> Result<RefName, StoreError> {
+        Ok(format!("refs/cbia/runs/{state_key}/{executor_key}").parse()?)
+    }
+
+    /// The last phase commit of a run, if there is one.
+    pub fn run_tip(&self, state_key: &Digest, executor_key: &Digest) -> Result<Option<Oid>, StoreError> {
+        Ok(self.ref_target(&self.run_ref(state_key, executor_key)?)?)
+    }
+
+    /// Creates a run's ref. A run that is there already stays; whether it is another one is returned.
+    pub fn create_run(&self, state_key: &Digest, executor_key: &Digest, tip: Oid) -> Result<Option<Oid>, StoreError> {
+        let name = self.run_ref(state_key, executor_key)?;
+        match self.cas(&name, None, Some(tip), Durability::Full)?.outcome {
+            Cas::Done => Ok(None),
+            Cas::Conflict(Some(other)) => Ok((other != tip).then_some(other)),
+            Cas::Conflict(None) | Cas::Busy => Err(StoreError::Moved { name: name.to_string() }),
+        }
+    }
+
+    /// Every stored run, by name.
+    pub fn runs(&self) -> Result<Vec<RunListing>, StoreError> {
+        let listing = |(name, tip): (RefName, Oid)| {
+            let mut parts = name.as_str().rsplit('/');
+            let (executor_key, state_key) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+            Some(RunListing { state_key, executor_key, name, tip })
+        };
+        Ok(self.refs_under("refs/cbia/runs/")?.into_iter().filter_map(listing).collect())
+    }
+}
