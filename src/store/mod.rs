@@ -13,6 +13,7 @@ pub mod open;
 pub mod pack;
 pub mod refs;
 pub mod snapshot;
+mod stage;
 mod stat;
 #[cfg(test)]
 pub(crate) mod testing;

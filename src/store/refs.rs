@@ -68,7 +68,13 @@ impl Store {
     }
 
     /// Sets a ref to `new` (`None` deletes it) if it is `expected` (`None`: does not exist).
-    pub fn cas(&self, name: &RefName, expected: Option<Oid>, new: Option<Oid>, durability: Durability) -> Result<Update, RefError> {
+    pub fn cas(
+        &self,
+        name: &RefName,
+        expected: Option<Oid>,
+        new: Option<Oid>,
+        durability: Durability,
+    ) -> Result<Update, RefError> {
         unimplemented!()
     }
 }
