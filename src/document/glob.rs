@@ -56,7 +56,7 @@ impl Globs {
     /// Whether one of the patterns matches a name that may not be a valid [`RepoPath`], so that a file which cannot be
     /// an input is refused and not overlooked.
     pub fn matches_bytes(&self, path: &[u8]) -> bool {
-        self.set.is_match(gix::path::from_byte_slice(path))
+        self.set.is_match(String::from_utf8_lossy(path).as_ref())
     }
 
     /// The first pattern that matches `path`.

@@ -38,8 +38,7 @@ impl<'r> Cleaner<'r> {
     pub(in crate::store) fn fingerprint(&mut self, path: &RepoPath) -> Result<u64, ScanError> {
         let mut text = self.settings.clone();
         let mut matches = self.attributes.selected_attribute_matches(ATTRIBUTES);
-        let platform =
-            self.attributes.at_entry(path.as_str().as_bytes().as_bstr(), None).map_err(ScanError::Rules)?;
+        let platform = self.attributes.at_entry(path.as_str().as_bytes().as_bstr(), None).map_err(ScanError::Rules)?;
         platform.matching_attributes(&mut matches);
         let config = self.repo.config_snapshot();
         for found in matches.iter_selected() {

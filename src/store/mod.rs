@@ -3,21 +3,28 @@
 //! gix stays behind this floor; nothing above it names a gix type but [`Oid`].
 
 mod beneath;
+pub mod cache;
 mod clean;
 pub mod durable;
+mod error;
 pub mod git;
 pub mod lock;
 pub mod materialise;
+pub mod memo;
 pub mod object;
 pub mod open;
 pub mod pack;
 pub mod refs;
+pub mod runs;
 pub mod snapshot;
+mod stage;
 mod stat;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tree;
 mod worktree;
+
+pub use self::error::StoreError;
 
 /// A git object id, SHA-1 or SHA-256 as the repository has it.
 pub type Oid = gix::ObjectId;

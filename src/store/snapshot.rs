@@ -153,9 +153,7 @@ impl Store {
         let stored = || object::read(&self.repo, &file.id, Kind::Blob, file.bytes);
         let bytes = match &file.content {
             Content::Memory(bytes) => bytes.to_vec(),
-            Content::Stored => {
-                stored().map_err(|source| ScanError::Object { path: file.id.to_string(), source })?
-            }
+            Content::Stored => stored().map_err(|source| ScanError::Object { path: file.id.to_string(), source })?,
             Content::File(path) => {
                 let bytes = match stored() {
                     Ok(bytes) => bytes,
@@ -279,11 +277,8 @@ impl<'a> Found<'a> {
             self.full = true;
             let ScanLimits { files, bytes, .. } = self.limits;
             self.scan.findings.push(
-                Finding::error(
-                    Code::InputTooLarge,
-                    format!("the inputs are more than {files} files or {bytes} bytes together"),
-                )
-                .hint("narrow the 'inputs' patterns in control/pipeline.json"),
+                Finding::error(Code::InputTooLarge, format!("the inputs are more than {files} files or {bytes} bytes together"))
+                    .hint("narrow the 'inputs' patterns in control/pipeline.json"),
             );
         }
     }
@@ -325,8 +320,7 @@ pub(in crate::store) fn collisions<'a>(paths: impl Iterator<Item = &'a RepoPath>
 
 /// Whether `path` is `folder` or lies below it; everything lies below the empty path.
 pub(in crate::store) fn is_at_or_below(path: &[u8], folder: &[u8]) -> bool {
-    folder.is_empty()
-        || path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+    folder.is_empty() || path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
 /// `folder/name`, or the name alone at the top.
@@ -393,9 +387,7 @@ pub(in crate::store) fn scan_tree(
             }
             let Asked::Yes(valid) = found.asks_for(&path) else { continue };
             if !seen.insert(path.clone()) {
-                found.report(
-                    Finding::error(Code::PathCollision, format!("the tree names '{valid}' twice")).at(valid.as_str()),
-                );
+                found.report(Finding::error(Code::PathCollision, format!("the tree names '{valid}' twice")).at(valid.as_str()));
                 continue;
             }
             if !entry.mode.is_blob() {

@@ -46,10 +46,7 @@ pub(in crate::store) fn scan(
         index: &index,
         beneath: Beneath::new(top).map_err(|source| ScanError::Read { path: top.display().to_string(), source })?,
         cleaner: Cleaner::new(repo, &index)?,
-        stat_options: gix::index::entry::stat::Options {
-            use_nsec: true,
-            ..repo.stat_options().map_err(ScanError::Index)?
-        },
+        stat_options: gix::index::entry::stat::Options { use_nsec: true, ..repo.stat_options().map_err(ScanError::Index)? },
         found: Found::new(wanted, limits),
         stats,
         candidates: BTreeMap::new(),
@@ -62,11 +59,7 @@ pub(in crate::store) fn scan(
 }
 
 /// The bytes of a file that was only looked up in the stat cache.
-pub(in crate::store) fn read_again(
-    repo: &gix::Repository,
-    path: &RepoPath,
-    file: &SourceFile,
-) -> Result<Vec<u8>, ScanError> {
+pub(in crate::store) fn read_again(repo: &gix::Repository, path: &RepoPath, file: &SourceFile) -> Result<Vec<u8>, ScanError> {
     let top = repo.workdir().ok_or_else(|| ScanError::Bare(repo.git_dir().to_owned()))?;
     let wrap = |source| ScanError::Read { path: path.as_str().to_owned(), source };
     let mut beneath = Beneath::new(top).map_err(wrap)?;
@@ -97,9 +90,12 @@ impl Scanner<'_, '_> {
         let mut numbers = Vec::new();
         let exact = self.found.wanted.exact.iter().map(|path| path.as_str().as_bytes().to_owned());
         for root in self.found.roots().into_iter().chain(exact) {
-            numbers.extend(self.index.prefixed_entries_range(root.as_bstr()).unwrap_or_default().filter(|at| {
-                is_at_or_below(self.index.entry(*at).path(self.index), &root)
-            }));
+            numbers.extend(
+                self.index
+                    .prefixed_entries_range(root.as_bstr())
+                    .unwrap_or_default()
+                    .filter(|at| is_at_or_below(self.index.entry(*at).path(self.index), &root)),
+            );
         }
         if self.index.is_sparse() {
             // A folder that a sparse index keeps as one entry may lie above what is wanted.
@@ -289,9 +285,9 @@ impl Scanner<'_, '_> {
             && (stat.is_none() || !self.is_sparse_checkout())
         {
             return match entry.mode {
-                Mode::FILE | Mode::FILE_EXECUTABLE => self.stored(path, entry.id).map_err(|source| {
-                    ScanError::Object { path: path.as_str().to_owned(), source }
-                }),
+                Mode::FILE | Mode::FILE_EXECUTABLE => {
+                    self.stored(path, entry.id).map_err(|source| ScanError::Object { path: path.as_str().to_owned(), source })
+                }
                 _ => {
                     self.found.not_regular(bytes, "no regular file in git's index");
                     Ok(None)
@@ -367,8 +363,7 @@ impl Scanner<'_, '_> {
 
     fn is_sparse_checkout(&self) -> bool {
         let config = self.repo.config_snapshot();
-        config.boolean("core.sparseCheckout") == Some(true)
-            && config.boolean("sparse.expectFilesOutsideOfPatterns") != Some(true)
+        config.boolean("core.sparseCheckout") == Some(true) && config.boolean("sparse.expectFilesOutsideOfPatterns") != Some(true)
     }
 
     fn has_symlinks(&self) -> bool {
@@ -414,11 +409,7 @@ pub(in crate::store) enum Refusal {
 pub(in crate::store) type Read = (Vec<u8>, Option<FileStat>);
 
 /// Reads a regular file without following links, at most `most` bytes.
-pub(in crate::store) fn read_file(
-    beneath: &mut Beneath,
-    path: &RepoPath,
-    most: u64,
-) -> Result<Result<Read, Refusal>, ScanError> {
+pub(in crate::store) fn read_file(beneath: &mut Beneath, path: &RepoPath, most: u64) -> Result<Result<Read, Refusal>, ScanError> {
     let wrap = |source| ScanError::Read { path: path.as_str().to_owned(), source };
     let file = match beneath.read(path.as_str().as_bytes()) {
         Ok(file) => file,
