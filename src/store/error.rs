@@ -44,6 +44,14 @@ pub enum StoreError {
         /// The ref.
         name: String,
     },
+    /// A ledger commit's document cannot be read.
+    #[error("the ledger record {id} cannot be read: {what}")]
+    Record {
+        /// The commit.
+        id: super::Oid,
+        /// What is wrong with it.
+        what: String,
+    },
     /// The journal of tips cannot be kept.
     #[error("the journal of the ledger cannot be written")]
     Journal(#[source] std::io::Error),

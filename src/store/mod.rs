@@ -8,6 +8,7 @@ mod clean;
 pub mod durable;
 mod error;
 pub mod git;
+pub mod ledger;
 pub mod lock;
 pub mod materialise;
 pub mod memo;

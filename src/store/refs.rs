@@ -240,6 +240,22 @@ impl Store {
         Ok(Update { outcome, stale_lock })
     }
 
+    /// Sets a ref whose file is damaged, as a power cut leaves it, to `new`; a ref that can be read is left alone.
+    pub fn mend_ref(&self, name: &RefName, new: Oid) -> Result<(), RefError> {
+        if self.read_only {
+            return Err(RefError::ReadOnly { name: name.clone() });
+        }
+        let locked = |source| RefError::Lock { name: name.clone(), source };
+        let guard = self.lock("refs", Some(Duration::from_secs(30))).map_err(locked)?;
+        let path = self.common_dir().join(name.as_str());
+        if let Some(lock) = self.lock_file(&path, &guard, &mut None)?
+            && matches!(self.loose(name.as_str()), Err(RefError::Damaged { .. }))
+        {
+            self.replace(name, &path, lock, new, Durability::Full)?;
+        }
+        Ok(())
+    }
+
     fn replace(
         &self,
         name: &RefName,
