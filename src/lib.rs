@@ -7,5 +7,6 @@ pub mod document;
 pub mod executor;
 pub mod gate;
 pub mod phase;
+pub mod pipeline;
 pub mod policy;
 pub mod store;

@@ -1,0 +1,281 @@
+//! The snapshot: everything a run reads, taken before anything is decided.
+//!
+//! From here on a run reads this and nothing else, so that there is no window between check and use.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::de::DeserializeOwned;
+
+use super::PipelineError;
+use crate::document::authority_ledger::AuthorityLedger;
+use crate::document::digest::Digest;
+use crate::document::executor::GenExecutor;
+use crate::document::finding::{Code, Finding, Severity};
+use crate::document::glob::Globs;
+use crate::document::graph::{DependencyGraph, ExecutionDag};
+use crate::document::inputs_manifest::{FileEntry, InputsManifest};
+use crate::document::objectives::Objective;
+use crate::document::path::RepoPath;
+use crate::document::pipeline::Pipeline;
+use crate::document::schema::{Kind, Sealed, load};
+use crate::executor::resolve;
+use crate::gate::Files;
+use crate::gate::authority::{LEDGER_PATH, OBJECTIVES_PATH};
+use crate::gate::order::{DAG_PATH, GRAPH_PATH};
+use crate::gate::paths::{
+    CAPSULE_SCHEMA_PATH, EXECUTOR_CONFIG_PATH, EXECUTORS_FOLDER, PIPELINE_PATH, TEMPLATES_FOLDER, is_always_read, is_bundle_member,
+    is_evidence,
+};
+use crate::phase::path;
+use crate::policy::{Bundle, PolicyFile};
+use crate::store::snapshot::{Scan, ScanLimits, SourceFile, Wanted};
+use crate::store::{Oid, Store};
+
+/// Where the inputs are read from.
+#[derive(Clone, Copy, Debug)]
+pub enum From {
+    /// The work tree.
+    WorkTree,
+    /// The tree of a commit.
+    Tree(Oid),
+}
+
+/// Where the executor's configuration is read from.
+#[derive(Clone, Debug)]
+pub enum ExecutorSource {
+    /// `control/runtime/gen_executor.json`, beside the other inputs; the built-in generator where there is none.
+    Repository,
+    /// A file that the environment names: what messages call it, and its bytes.
+    File(String, Vec<u8>),
+}
+
+/// A document, or why it cannot be read.
+pub type Read<T> = Result<T, Vec<Finding>>;
+
+/// The snapshot, with its documents read.
+pub struct Inputs {
+    /// Every file, by path.
+    pub files: BTreeMap<RepoPath, SourceFile>,
+    /// The same, as paths.
+    pub paths: BTreeSet<RepoPath>,
+    contents: BTreeMap<RepoPath, Vec<u8>>,
+    /// What stands against the snapshot itself.
+    pub findings: Vec<Finding>,
+    /// The authority ledger.
+    pub ledger: Read<Sealed<AuthorityLedger>>,
+    /// The objectives.
+    pub objectives: Read<Sealed<Vec<Objective>>>,
+    /// The dependency graph, if declared.
+    pub graph: Read<Option<Sealed<DependencyGraph>>>,
+    /// The execution DAG, if declared.
+    pub dag: Read<Option<Sealed<ExecutionDag>>>,
+    /// The pipeline.
+    pub pipeline: Read<Sealed<Pipeline>>,
+    /// The policies.
+    pub bundle: Read<Bundle>,
+    /// Path and digest of every file that `policy_bundle_hash` covers.
+    pub bundle_files: Vec<(RepoPath, Digest)>,
+    /// The resolved executor. The built-in one stands in where the configuration cannot be read, which is a finding.
+    pub executor: GenExecutor,
+    /// What GEN may see.
+    pub manifest: InputsManifest,
+}
+
+impl Files for Inputs {
+    fn sha256(&self, path: &RepoPath) -> Option<Digest> {
+        self.files.get(path).map(|file| file.sha256)
+    }
+
+    fn bytes(&self, path: &RepoPath) -> Option<Cow<'_, [u8]>> {
+        self.contents.get(path).map(|bytes| bytes.as_slice().into())
+    }
+}
+
+impl Inputs {
+    /// Listing hash of the snapshot.
+    pub fn state_key(&self) -> Digest {
+        Digest::of_listing(self.files.iter().map(|(path, file)| (path, file.sha256)))
+    }
+
+    /// Listing hash of the policies that decide.
+    pub fn policy_bundle_hash(&self) -> Digest {
+        Digest::of_listing(self.bundle_files.iter().map(|(path, digest)| (path, *digest)))
+    }
+
+    /// The bytes of every file that GEN may see.
+    pub fn manifest_contents(&self, store: &Store) -> Result<BTreeMap<RepoPath, Vec<u8>>, PipelineError> {
+        let mut contents = BTreeMap::new();
+        for entry in &self.manifest.files {
+            if let Some(file) = self.files.get(&entry.path) {
+                contents.insert(entry.path.clone(), store.content(file)?);
+            }
+        }
+        Ok(contents)
+    }
+}
+
+/// Takes the snapshot.
+pub fn take(store: &Store, from: From, executor: &ExecutorSource) -> Result<Inputs, PipelineError> {
+    let scan = |globs: &Globs, exact: &[RepoPath], exclude: &dyn Fn(&RepoPath) -> bool| -> Result<Scan, PipelineError> {
+        let wanted = Wanted { globs, exact, exclude };
+        Ok(match from {
+            From::WorkTree => store.scan_worktree(&wanted, ScanLimits::default())?,
+            From::Tree(tree) => store.scan_commit(tree, &wanted, ScanLimits::default())?,
+        })
+    };
+    let mut findings = Vec::new();
+    let always = Globs::new(["control/**", "policy/**", "schemas/**"]).unwrap_or_else(|_| empty());
+    let config_path = path(EXECUTOR_CONFIG_PATH);
+    let first = scan(&always, std::slice::from_ref(&config_path), &|path| !is_always_read(path))?;
+    let Scan { mut files, findings: first_findings } = first;
+    findings.extend(first_findings);
+    let config = files.remove(&config_path);
+
+    let mut contents = BTreeMap::new();
+    for (path, file) in &files {
+        let document = [LEDGER_PATH, OBJECTIVES_PATH, GRAPH_PATH, DAG_PATH, PIPELINE_PATH, CAPSULE_SCHEMA_PATH].contains(&path.as_str());
+        if document || is_bundle_member(path) {
+            contents.insert(path.clone(), store.content(file)?);
+        }
+    }
+    let ledger = required::<AuthorityLedger>(Kind::AuthorityLedger, LEDGER_PATH, &contents);
+    let objectives = required::<Vec<Objective>>(Kind::Objectives, OBJECTIVES_PATH, &contents);
+    let pipeline = required::<Pipeline>(Kind::Pipeline, PIPELINE_PATH, &contents);
+    let graph = optional::<DependencyGraph>(Kind::DependencyGraph, GRAPH_PATH, &contents);
+    let dag = optional::<ExecutionDag>(Kind::ExecutionDag, DAG_PATH, &contents);
+
+    let (globs, exact) = further(&ledger, &pipeline, &files, &mut findings);
+    if !globs.patterns().is_empty() || !exact.is_empty() {
+        let scanned = scan(&globs, &exact, &|path| is_evidence(path) || path.as_str() == EXECUTOR_CONFIG_PATH)?;
+        // The second scan repeats what the first already said of files that both cover.
+        findings.extend(scanned.findings.into_iter().filter(|f| !findings.contains(f)).collect::<Vec<_>>());
+        files.extend(scanned.files.into_iter().filter(|(path, _)| !is_evidence(path)));
+    }
+    findings.extend(collisions(&files));
+    let quoted = |objective: &Objective| objective.source.evidence.iter().any(|e| e.quote.is_some());
+    if objectives.as_ref().is_ok_and(|o| o.document.iter().any(quoted)) {
+        for authority in ledger.iter().flat_map(|l| &l.document.authority_set).filter_map(|a| a.file()) {
+            if let (Some(file), false) = (files.get(&authority), contents.contains_key(&authority)) {
+                contents.insert(authority, store.content(file)?);
+            }
+        }
+    }
+
+    let bundle_files: Vec<(RepoPath, Digest)> =
+        files.iter().filter(|(path, _)| is_bundle_member(path)).map(|(path, file)| (path.clone(), file.sha256)).collect();
+    let bundle = Bundle::new(policies(&contents));
+    let executor = resolve_executor(store, executor, config.as_ref(), &mut findings)?;
+    let manifest = manifest(&files, &ledger, &pipeline);
+    let paths = files.keys().cloned().collect();
+    Ok(Inputs { files, paths, contents, findings, ledger, objectives, graph, dag, pipeline, bundle, bundle_files, executor, manifest })
+}
+
+/// The policy files among `contents`. Documentation beside them is hashed with the bundle but shown to nobody; data files are given to the
+/// bundle, which refuses them.
+fn policies(contents: &BTreeMap<RepoPath, Vec<u8>>) -> Vec<PolicyFile> {
+    let read = |path: &RepoPath| [".rego", ".json", ".yaml", ".yml"].iter().any(|end| path.as_str().ends_with(end));
+    let files = contents.iter().filter(|(path, _)| is_bundle_member(path) && read(path));
+    files.map(|(path, text)| PolicyFile { path: path.clone(), text: text.clone() }).collect()
+}
+
+fn empty() -> Globs {
+    #[expect(clippy::expect_used, reason = "an empty set of patterns always compiles")]
+    Globs::new(Vec::<String>::new()).expect("no patterns")
+}
+
+fn required<T: DeserializeOwned>(kind: Kind, at: &'static str, contents: &BTreeMap<RepoPath, Vec<u8>>) -> Read<Sealed<T>> {
+    match optional(kind, at, contents)? {
+        Some(document) => Ok(document),
+        None => {
+            let finding = Finding::error(Code::DocumentMissing, format!("there is no {}: {at} is missing or ignored by git", kind.title()));
+            Err(vec![finding.at(at).hint("git cbia init writes a small working pipeline")])
+        }
+    }
+}
+
+fn optional<T: DeserializeOwned>(kind: Kind, at: &'static str, contents: &BTreeMap<RepoPath, Vec<u8>>) -> Read<Option<Sealed<T>>> {
+    let at = path(at);
+    contents.get(&at).map(|bytes| load(kind, &at, bytes)).transpose()
+}
+
+/// What the ledger and the pipeline name beyond what every run reads.
+fn further(
+    ledger: &Read<Sealed<AuthorityLedger>>,
+    pipeline: &Read<Sealed<Pipeline>>,
+    files: &BTreeMap<RepoPath, SourceFile>,
+    findings: &mut Vec<Finding>,
+) -> (Globs, Vec<RepoPath>) {
+    let mut exact: BTreeSet<RepoPath> = ledger.iter().flat_map(|l| &l.document.authority_set).filter_map(|a| a.file()).collect();
+    let mut globs = empty();
+    if let Ok(pipeline) = pipeline {
+        exact.extend(pipeline.document.r#gen.artifacts.iter().filter_map(|a| a.template.clone()));
+        match Globs::new(&pipeline.document.inputs) {
+            Ok(inputs) => globs = inputs,
+            Err(error) => findings.push(
+                Finding::error(Code::PatternInvalid, error.to_string()).at(PIPELINE_PATH).hint("mend the pattern in inputs"),
+            ),
+        }
+    }
+    exact.retain(|path| !files.contains_key(path) && !is_evidence(path) && path.as_str() != EXECUTOR_CONFIG_PATH);
+    (globs, exact.into_iter().collect())
+}
+
+fn collisions(files: &BTreeMap<RepoPath, SourceFile>) -> Vec<Finding> {
+    let mut seen: BTreeMap<String, &RepoPath> = BTreeMap::new();
+    let mut findings = Vec::new();
+    for path in files.keys() {
+        if let Some(other) = seen.insert(path.fold_key(), path) {
+            let message = format!("{other} and {path} are one file on a case-insensitive file system");
+            findings.push(Finding::error(Code::PathCollision, message).at(path).hint("rename one of them"));
+        }
+    }
+    findings
+}
+
+fn resolve_executor(
+    store: &Store,
+    source: &ExecutorSource,
+    config: Option<&SourceFile>,
+    findings: &mut Vec<Finding>,
+) -> Result<GenExecutor, PipelineError> {
+    let (name, bytes) = match (source, config) {
+        (ExecutorSource::File(name, bytes), _) => (name.clone(), bytes.clone()),
+        (ExecutorSource::Repository, Some(file)) => (EXECUTOR_CONFIG_PATH.to_owned(), store.content(file)?),
+        (ExecutorSource::Repository, None) => {
+            // A configuration that git ignores would be left out in silence, and another executor run than the one that was named.
+            let ignored = |f: &&mut Finding| f.severity == Severity::Warning && f.path.as_deref() == Some(EXECUTOR_CONFIG_PATH);
+            if let Some(finding) = findings.iter_mut().find(ignored) {
+                finding.severity = Severity::Error;
+            }
+            return Ok(resolve::builtin());
+        }
+    };
+    let named = name.parse().unwrap_or_else(|_| path(EXECUTOR_CONFIG_PATH));
+    match resolve::resolve(&named, &bytes) {
+        Ok(executor) => {
+            findings.extend(resolve::check_available(&executor, &named));
+            Ok(executor)
+        }
+        Err(refused) => {
+            findings.extend(refused);
+            Ok(resolve::builtin())
+        }
+    }
+}
+
+/// What GEN may see: the authorities, the objectives, the dependency graph, the templates, the executors, and what `inputs` matches.
+fn manifest(files: &BTreeMap<RepoPath, SourceFile>, ledger: &Read<Sealed<AuthorityLedger>>, pipeline: &Read<Sealed<Pipeline>>) -> InputsManifest {
+    let mut named: BTreeSet<RepoPath> = ledger.iter().flat_map(|l| &l.document.authority_set).filter_map(|a| a.file()).collect();
+    let mut inputs = empty();
+    if let Ok(pipeline) = pipeline {
+        named.extend(pipeline.document.r#gen.artifacts.iter().filter_map(|a| a.template.clone()));
+        inputs = Globs::new(&pipeline.document.inputs).unwrap_or_else(|_| empty());
+    }
+    named.extend([path(OBJECTIVES_PATH), path(GRAPH_PATH)]);
+    let seen = |path: &RepoPath| {
+        named.contains(path) || path.is_under(TEMPLATES_FOLDER) || path.is_under(EXECUTORS_FOLDER) || inputs.matches(path)
+    };
+    let entry = |(path, file): (&RepoPath, &SourceFile)| FileEntry { path: path.clone(), sha256: file.sha256, bytes: file.bytes };
+    InputsManifest::new(files.iter().filter(|(path, _)| seen(path)).map(entry).collect())
+}

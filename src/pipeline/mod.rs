@@ -1,0 +1,47 @@
+//! F4: the pipeline. [`run`] is the order, read top to bottom; the other files are what it is made of.
+
+pub mod chain;
+pub mod inputs;
+pub mod judge;
+pub mod miss;
+pub mod run;
+mod settle;
+mod step;
+
+use crate::store::StoreError;
+use crate::store::materialise::MaterialiseError;
+use crate::store::snapshot::ScanError;
+
+/// Why a command could not be carried out. What the documents or the policy say wrong is a finding, not one of these.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// The inputs cannot be read.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    /// The work tree cannot be written.
+    #[error(transparent)]
+    Materialise(#[from] MaterialiseError),
+    /// The repository cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+macro_rules! from_store {
+    ($($error:path),+) => {
+        $(impl From<$error> for PipelineError {
+            fn from(error: $error) -> Self {
+                Self::Store(error.into())
+            }
+        })+
+    };
+}
+
+from_store!(
+    crate::store::refs::RefError,
+    crate::store::object::ObjectError,
+    crate::store::pack::WriteError,
+    crate::store::tree::TreeError,
+    crate::store::lock::LockError,
+    crate::store::open::RevisionError,
+    crate::document::path::PathError
+);

@@ -1,0 +1,159 @@
+//! `git cbia run`, from lock to replay. The order, read top to bottom.
+
+use super::PipelineError;
+use super::inputs::{self, ExecutorSource, From};
+use super::judge::Remembering;
+use super::miss;
+use super::settle::{Settle, Work};
+use super::step::{Admitted, gates};
+use crate::document::machine::RunDocument;
+use crate::phase::r#gen;
+use crate::policy::Cage;
+use crate::store::Store;
+use crate::store::materialise::Materialised;
+
+/// How far a command goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// All the way.
+    Run,
+    /// Through OPA_GATE only; nothing is written.
+    DryRun,
+    /// Says what a run would do; nothing is written.
+    Status,
+}
+
+/// What a command asks for.
+pub struct Options<'a> {
+    /// Where the inputs are read from.
+    pub from: From,
+    /// Where the executor's configuration is read from.
+    pub executor: ExecutorSource,
+    /// How far to go.
+    pub mode: Mode,
+    /// Whether files that a person edited are overwritten.
+    pub force: bool,
+    /// Where policies are evaluated.
+    pub cage: &'a Cage,
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// Admitted, and done.
+    Done,
+    /// A gate refused.
+    Denied,
+    /// A document cannot be read.
+    Unreadable,
+    /// The executor failed, or gave another result than before.
+    ExecutorFailed,
+    /// The work tree was left as it is, because somebody's edits are in the way.
+    Refused,
+}
+
+/// What a command did.
+pub struct Report {
+    /// What `--json` prints.
+    pub document: RunDocument,
+    /// How it ended.
+    pub ended: Ended,
+    /// What was written into the work tree; absent where there is none.
+    pub work_tree: Option<Materialised>,
+}
+
+/// Where GEN's output came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Origin {
+    /// The run is known.
+    Run,
+    /// The run is new, its output is not.
+    Cache,
+    /// It was executed.
+    Executed,
+}
+
+/// Runs the pipeline.
+pub fn run(store: &Store, options: &Options<'_>) -> Result<Report, PipelineError> {
+    let inputs = inputs::take(store, options.from, &options.executor)?;
+    let mut judge = Remembering::new(store, options.cage);
+    let gates = gates(&inputs, &mut judge);
+    let mut settle = Settle::new(store, options, &inputs, &gates);
+    settle.findings.append(&mut judge.findings);
+    if options.mode == Mode::Run && !judge.fresh.is_empty() {
+        store.remember(&judge.fresh)?;
+    }
+
+    let (Some(admission), Ok(pipeline), Ok(ledger)) = (&gates.admission, &inputs.pipeline, &inputs.ledger) else {
+        return settle.denied(&inputs, &gates);
+    };
+    let input = r#gen::Input { admission, authority_ledger_hash: ledger.sha256, pipeline: &pipeline.document, manifest: &inputs.manifest };
+    let key = r#gen::key(&input);
+    settle.key = Some(key.clone());
+    settle.later = pipeline.document.later_sections();
+    if options.mode == Mode::DryRun {
+        return Ok(settle.passed());
+    }
+    let admitted = Admitted {
+        store,
+        inputs: &inputs,
+        gates: &gates,
+        input: &input,
+        key: &key,
+        state_key: settle.state_key,
+        executor_key: settle.executor_key,
+    };
+
+    if let Some(work) = known(&admitted, &mut settle)? {
+        if options.mode == Mode::Status {
+            return Ok(settle.would_replay(&work));
+        }
+        // A stored artifact that is not what its run says shows only when it is read, which is now.
+        match settle.admitted(&admitted, work)? {
+            Ok(report) => return Ok(report),
+            Err(finding) => settle.refuse_stored(&admitted, finding)?,
+        }
+    }
+    settle.misses = miss::explain(store, &inputs, &key);
+    if options.mode == Mode::Status {
+        return Ok(settle.would_run());
+    }
+
+    // One execution per key: whoever comes second finds what the first has stored.
+    let guard = store.lock(&format!("gen-{}", key.digest()), None)?;
+    if let Some(work) = known(&admitted, &mut settle)?
+        && let Ok(report) = settle.admitted(&admitted, work)?
+    {
+        return Ok(report);
+    }
+    let contents = inputs.manifest_contents(store)?;
+    let produced = match admitted.execute(&contents) {
+        Ok(produced) => produced,
+        Err(findings) => return settle.failed(&inputs, &gates, findings),
+    };
+    let work = settle.produced(produced);
+    let report = settle.admitted(&admitted, work)?;
+    drop(guard);
+    match report {
+        Ok(report) => Ok(report),
+        Err(finding) => settle.failed(&inputs, &gates, vec![finding]),
+    }
+}
+
+/// What is known of this state: its run, or at least GEN's output. Whatever cannot be believed is told, put aside, and not used.
+fn known(admitted: &Admitted<'_>, settle: &mut Settle<'_>) -> Result<Option<Work>, PipelineError> {
+    if let Some(tip) = admitted.store.run_tip(&admitted.state_key, &admitted.executor_key)? {
+        match admitted.stored(tip)? {
+            Ok(output) => return Ok(Some(Work { output, origin: Origin::Run, bytes: None })),
+            Err(finding) => settle.put_aside_run(admitted, tip, finding)?,
+        }
+    }
+    match admitted.cached()? {
+        Ok(None) => Ok(None),
+        Ok(Some(output)) => Ok(Some(Work { output, origin: Origin::Cache, bytes: None })),
+        Err(finding) => {
+            settle.put_aside_entry(admitted, finding)?;
+            Ok(None)
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! The steps of a run: the gates, the stored run or cache entry that answers GEN, and GEN itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::PipelineError;
+use super::chain::{Chain, Seal};
+use super::inputs::Inputs;
+use crate::document::cache_entry::CacheKey;
+use crate::document::capsule::KernelDecision;
+use crate::document::digest::Digest;
+use crate::document::finding::{Code, Finding, refuses};
+use crate::document::gen_exchange::{GenReport, OutputsManifest};
+use crate::document::inputs_manifest::FileEntry;
+use crate::document::path::RepoPath;
+use crate::document::phase::Phase;
+use crate::document::record::Links;
+use crate::document::run_ledger::RunLedger;
+use crate::document::schema::{Kind, load};
+use crate::gate::assurance::Admission;
+use crate::gate::authority::LEDGER_PATH;
+use crate::gate::paths::CAPSULE_PATH;
+use crate::phase::r#gen::{self, Account, OUTPUTS_PATH, Produced, REPORT_PATH, Sources, account, gate_entry};
+use crate::phase::{Evidence, Judge, authority_lock, opa_gate, path, pre_gen};
+use crate::store::pack::Batch;
+use crate::store::tree::{Tree, TreeLimits};
+use crate::store::{Oid, Store};
+
+/// The largest document of a run that is read back, in bytes.
+const MAX_DOCUMENT: u64 = 64 << 20;
+
+/// A gate that was reached.
+pub struct Reached {
+    /// The gate.
+    pub phase: Phase,
+    /// What it emitted.
+    pub evidence: Evidence,
+    /// What it came to, in words.
+    pub summary: String,
+    /// What it came to, as a decision.
+    pub decision: &'static str,
+}
+
+/// What the gates say.
+pub struct Gates {
+    /// The gates that were reached, in order; the last one refused unless there is an admission.
+    pub reached: Vec<Reached>,
+    /// The proof that all of them let the state pass.
+    pub admission: Option<Admission>,
+    /// Refusals and warnings.
+    pub findings: Vec<Finding>,
+    /// What a record links to.
+    pub links: Links,
+    /// The run ledger so far.
+    pub ledger: RunLedger,
+}
+
+/// Runs the gates: never cached, never skipped.
+pub fn gates(inputs: &Inputs, judge: &mut dyn Judge) -> Gates {
+    let (passed, refused) = ("ALLOW", "DENY");
+    let manifest_hash = inputs.manifest.hash();
+    let ledger_hash = inputs.files.get(&path(LEDGER_PATH)).map(|file| file.sha256);
+    let links = Links {
+        authority_ledger_hash: ledger_hash,
+        policy_bundle_hash: Some(inputs.policy_bundle_hash()),
+        inputs_manifest_hash: Some(manifest_hash),
+        ..Links::default()
+    };
+    let mut gates = Gates { reached: Vec::new(), admission: None, findings: Vec::new(), links, ledger: RunLedger::empty() };
+
+    let locked = authority_lock::run(authority_lock::Input {
+        ledger: inputs.ledger.as_ref().map_err(Vec::as_slice),
+        ledger_hash,
+        objectives: inputs.objectives.as_ref().ok(),
+        files: inputs,
+    });
+    let holds = locked.lock.report.locked;
+    let count = locked.lock.report.authorities.len();
+    let summary = format!("{} {}", counted(count, "authority", "authorities"), if holds { "locked" } else { "not locked" });
+    gates.findings.extend(locked.lock.findings);
+    gates.reach(Phase::AuthorityLock, locked.evidence, authority_lock::REPORT_PATH, summary, if holds { passed } else { refused });
+    let (Ok(ledger), true) = (&inputs.ledger, holds) else { return gates };
+
+    let kernel = pre_gen::run(
+        pre_gen::Input {
+            ledger,
+            authority_set_hashes: &locked.lock.authority_set_hashes,
+            objectives: inputs.objectives.as_ref().map_err(Vec::as_slice),
+            graph: inputs.graph.as_ref().map_err(Vec::as_slice),
+            dag: inputs.dag.as_ref().map_err(Vec::as_slice),
+            pipeline: inputs.pipeline.as_ref().map_err(Vec::as_slice),
+            bundle: inputs.bundle.as_ref().map_err(Vec::as_slice),
+            policy_bundle_hash: inputs.policy_bundle_hash(),
+            executor: &inputs.executor,
+            needs_templates: crate::executor::resolve::is_builtin(&inputs.executor),
+            manifest: &inputs.manifest,
+            paths: &inputs.paths,
+            files: inputs,
+            known: &inputs.findings,
+        },
+        judge,
+    );
+    let allows = kernel.capsule.kernel_decision == KernelDecision::Allow;
+    let decision = if allows { passed } else { refused };
+    gates.findings.extend(kernel.findings);
+    gates.links.pre_gen_capsule_hash = kernel.evidence.get(&path(CAPSULE_PATH)).map(|bytes| Digest::of(bytes));
+    gates.reach(Phase::PreGen, kernel.evidence, CAPSULE_PATH, format!("kernel {decision}"), decision);
+    let (Some(assembled), Ok(bundle), true) = (&kernel.assembled, &inputs.bundle, allows) else { return gates };
+
+    let assurance = opa_gate::run(
+        opa_gate::Input { capsule: &kernel.capsule, ledger: &ledger.value, assembled, bundle, bundle_files: &inputs.bundle_files },
+        judge,
+    );
+    let hash_of = |at: &'static str| assurance.evidence.get(&path(at)).map(|bytes| Digest::of(bytes));
+    gates.links.decision_hash = hash_of(opa_gate::DECISION_PATH);
+    gates.links.explain_hash = hash_of(opa_gate::EXPLAIN_PATH);
+    gates.findings.extend(assurance.findings);
+    let decision = if assurance.admission.is_some() { passed } else { refused };
+    gates.reach(Phase::OpaGate, assurance.evidence, opa_gate::DECISION_PATH, format!("policy {decision}"), decision);
+    gates.admission = assurance.admission.filter(|_| !refuses(&gates.findings));
+    gates
+}
+
+impl Gates {
+    fn reach(&mut self, phase: Phase, evidence: Evidence, document: &'static str, summary: String, decision: &'static str) {
+        let bytes = evidence.get(&path(document)).map(Vec::as_slice).unwrap_or_default();
+        self.ledger.entries.push(gate_entry(phase, bytes));
+        self.reached.push(Reached { phase, evidence, summary, decision });
+    }
+
+    /// Seals every gate that was reached.
+    pub fn seal(&self, chain: &mut Chain, batch: &mut Batch<'_>) -> Result<(), PipelineError> {
+        for gate in &self.reached {
+            let (summary, decision) = (gate.summary.clone(), Some(gate.decision));
+            let seal = Seal { phase: gate.phase, summary, cache_key: None, decision, evidence: &gate.evidence, artifacts: &BTreeMap::new() };
+            chain.seal(batch, &seal)?;
+        }
+        Ok(())
+    }
+}
+
+/// `1 artifact`, `2 artifacts`.
+pub fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+/// An admitted state, and everything that what GEN hands on is held against.
+pub struct Admitted<'a> {
+    /// The repository.
+    pub store: &'a Store,
+    /// The snapshot.
+    pub inputs: &'a Inputs,
+    /// What the gates said.
+    pub gates: &'a Gates,
+    /// GEN's input.
+    pub input: &'a r#gen::Input<'a>,
+    /// GEN's key.
+    pub key: &'a CacheKey,
+    /// Listing hash of the snapshot.
+    pub state_key: Digest,
+    /// Canonical hash of the resolved executor.
+    pub executor_key: Digest,
+}
+
+/// What GEN handed on, now or earlier.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// The artifacts, in byte order of path.
+    pub files: Vec<FileEntry>,
+    /// Their blobs.
+    pub ids: BTreeMap<RepoPath, Oid>,
+    /// With what they were made.
+    pub tools: BTreeMap<String, String>,
+}
+
+/// The whole chain of an admitted run, and what GEN says about its artifacts.
+pub struct Whole {
+    /// The chain.
+    pub chain: Chain,
+    /// GEN's account.
+    pub account: Account,
+}
+
+impl Admitted<'_> {
+    /// The chain that `output` comes to. A pure function of the state and the artifacts.
+    pub fn whole(&self, batch: &mut Batch<'_>, output: &Output) -> Result<Whole, PipelineError> {
+        let objectives = self.inputs.objectives.as_ref().map(|o| o.document.as_slice()).unwrap_or_default();
+        let account = account(self.input, objectives, &self.gates.ledger, &output.files, &output.tools);
+        let mut chain = Chain::new(self.inputs, self.state_key, self.executor_key)?;
+        self.gates.seal(&mut chain, batch)?;
+        let summary = counted(output.files.len(), "artifact", "artifacts");
+        let cache_key = Some(self.key.digest());
+        chain.seal(
+            batch,
+            &Seal { phase: Phase::Gen, summary, cache_key, decision: None, evidence: &account.evidence, artifacts: &output.ids },
+        )?;
+        Ok(Whole { chain, account })
+    }
+
+    /// What the stored run at `tip` handed on, if the run is exactly the one that this state and these artifacts come to; otherwise why not.
+    /// The artifacts' own bytes are verified when they are used.
+    pub fn stored(&self, tip: Oid) -> Result<Result<Output, Finding>, PipelineError> {
+        let short = tip.to_hex_with_len(12).to_string();
+        let refuse = |why: String| {
+            let finding = Finding::error(Code::RunInvalid, format!("the stored run {short} is refused: {why}"));
+            finding.at(format!("refs/cbia/runs/{}/{}", self.state_key, self.executor_key))
+        };
+        let tree = match self.store.tree_of(&tip).map_err(|e| spelled(&e)).and_then(|id| self.read(id)) {
+            Ok(tree) => tree,
+            Err(why) => return Ok(Err(refuse(why))),
+        };
+        let outputs = match self.document::<OutputsManifest>(&tree, Kind::OutputsManifest, OUTPUTS_PATH) {
+            Ok(outputs) => outputs,
+            Err(why) => return Ok(Err(refuse(why))),
+        };
+        let report = match self.document::<GenReport>(&tree, Kind::ExecutorReport, REPORT_PATH) {
+            Ok(report) => report,
+            Err(why) => return Ok(Err(refuse(why))),
+        };
+        let declared: BTreeSet<&RepoPath> = self.input.pipeline.r#gen.artifacts.iter().map(|a| &a.path).collect();
+        let mut output = Output { files: Vec::new(), ids: BTreeMap::new(), tools: report.tool_versions };
+        for artifact in outputs.artifacts {
+            let Some(leaf) = tree.get(&artifact.path) else {
+                return Ok(Err(refuse(format!("it lacks the artifact {}", artifact.path))));
+            };
+            output.ids.insert(artifact.path.clone(), leaf.id);
+            output.files.push(FileEntry { path: artifact.path, sha256: artifact.sha256, bytes: artifact.bytes });
+        }
+        if output.ids.keys().collect::<BTreeSet<_>>() != declared {
+            return Ok(Err(refuse("its artifacts are not the declared ones".into())));
+        }
+        let whole = self.whole(&mut Batch::new(self.store)?, &output)?;
+        if whole.chain.tip() == Some(tip) {
+            return Ok(Ok(output));
+        }
+        let expected = whole.chain.tree();
+        let paths: BTreeSet<&RepoPath> = expected.keys().chain(tree.keys()).collect();
+        let differing = paths.into_iter().find(|path| expected.get(*path) != tree.get(*path));
+        let why = differing.map_or("its phase commits are not those of this state".to_owned(), |path| {
+            format!("{path} is not what this state and its artifacts come to")
+        });
+        Ok(Err(refuse(why)))
+    }
+
+    fn read(&self, id: Oid) -> Result<Tree, String> {
+        let tree = self.store.read_tree(&id, TreeLimits::default());
+        tree.map_err(|error| spelled(&error))
+    }
+
+    fn document<T: serde::de::DeserializeOwned>(&self, tree: &Tree, kind: Kind, at: &'static str) -> Result<T, String> {
+        let at = path(at);
+        let leaf = tree.get(&at).ok_or_else(|| format!("it lacks {at}"))?;
+        let bytes = self.store.read_blob(&leaf.id, MAX_DOCUMENT).map_err(|error| spelled(&error))?;
+        let sealed = load::<T>(kind, &at, &bytes);
+        sealed.map(|sealed| sealed.document).map_err(|f| f.into_iter().next().map_or_else(String::new, |f| f.message))
+    }
+
+    /// What the cache holds under GEN's key: verified, or why it is refused.
+    pub fn cached(&self) -> Result<Result<Option<Output>, Finding>, PipelineError> {
+        let entry = match self.store.cache_entry(&self.key.digest())? {
+            Ok(Some(entry)) => entry,
+            Ok(None) => return Ok(Ok(None)),
+            Err(finding) => return Ok(Err(finding)),
+        };
+        let declared: BTreeSet<&RepoPath> = self.input.pipeline.r#gen.artifacts.iter().map(|a| &a.path).collect();
+        if entry.artifacts.keys().collect::<BTreeSet<_>>() != declared {
+            let message = "the cache entry is refused: its artifacts are not the declared ones";
+            return Ok(Err(Finding::error(Code::CacheEntryInvalid, message).at(format!("refs/cbia/cache/{}", self.key.digest()))));
+        }
+        Ok(Ok(Some(Output { files: entry.meta.artifacts, ids: entry.artifacts, tools: entry.meta.tool_versions })))
+    }
+
+    /// Executes GEN.
+    pub fn execute(&self, contents: &BTreeMap<RepoPath, Vec<u8>>) -> Result<Produced, Vec<Finding>> {
+        let unreadable = |findings: &Vec<Finding>| findings.clone();
+        let ledger = self.inputs.ledger.as_ref().map_err(unreadable)?;
+        let objectives = self.inputs.objectives.as_ref().map_err(unreadable)?;
+        let values = objectives.value.as_array().map(Vec::as_slice).unwrap_or_default();
+        r#gen::execute(self.input, &Sources { ledger: &ledger.document, objectives: (&objectives.document, values), contents })
+    }
+}
+
+/// An error with its causes, in one line.
+pub fn spelled(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        source = inner.source();
+    }
+    text
+}
