@@ -173,3 +173,54 @@ impl Store {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Repo;
+    use super::*;
+
+    fn spec(repo: &Repo) -> CommitSpec {
+        let parent = repo.commit(&[("f", "a")]);
+        let tree = repo.store().tree_of(&parent).unwrap();
+        let mut spec = CommitSpec::fixed(tree, vec![parent], "subject\n\nCbia-Phase: GEN\n".into());
+        spec.author.name = "Ada".into();
+        spec
+    }
+
+    #[test]
+    fn a_commit_is_signed_as_configured_and_nothing_else_runs() {
+        let repo = Repo::new();
+        let key = repo.outside().join("key");
+        #[expect(clippy::disallowed_methods, reason = "the test needs a key that ssh itself made")]
+        let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status();
+        if !made.is_ok_and(|status| status.success()) {
+            return;
+        }
+        let evil = format!("touch {}", repo.outside().join("evil").display());
+        for (name, value) in [("gpg.format", "ssh"), ("user.signingKey", key.to_str().unwrap()), ("core.fsmonitor", &evil)] {
+            repo.git(&["config", name, value]);
+        }
+        let spec = spec(&repo);
+        drop(std::fs::remove_file(repo.outside().join("evil")));
+        let store = repo.store();
+        let id = store.commit_signed(&spec).unwrap();
+        let commit = store.read_commit(&id).unwrap();
+        assert_eq!(commit.author, "Ada <git-cbia@localhost> 0 +0000");
+        assert!(commit.extra_headers.iter().any(|(key, value)| key == "gpgsig" && value.contains("SSH SIGNATURE")));
+        assert!(!repo.outside().join("evil").exists());
+        assert_eq!(store.config_get("gpg.format").unwrap().as_deref(), Some("ssh"));
+        assert_eq!(store.config_get("gpg.none").unwrap(), None);
+        assert!(matches!(store.config_get("nosection"), Err(GitError::Failed { .. }) | Ok(None)));
+    }
+
+    #[test]
+    fn a_signature_that_cannot_be_made_is_an_error() {
+        let repo = Repo::new();
+        repo.git(&["config", "gpg.format", "ssh"]);
+        repo.git(&["config", "user.signingKey", "/nonexistent/key"]);
+        let spec = spec(&repo);
+        assert!(matches!(repo.store().commit_signed(&spec), Err(GitError::Failed { .. })));
+        let headed = CommitSpec { extra_headers: vec![("x".into(), "y".into())], ..spec };
+        assert!(matches!(repo.store().commit_signed(&headed), Err(GitError::Header { .. })));
+    }
+}

@@ -103,3 +103,53 @@ impl Store {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Repo;
+    use super::*;
+
+    #[test]
+    fn a_lock_has_one_holder_and_leaves_nothing() {
+        let repo = Repo::new();
+        let (one, two) = (repo.store(), repo.store());
+        let path = one.common_dir().join("cbia/x.lock");
+        let guard = one.lock("x", None).unwrap();
+        assert!(path.exists());
+        let refused = two.lock("x", Some(Duration::ZERO)).unwrap_err();
+        assert!(matches!(&refused, LockError::Busy { path: busy } if *busy == path), "{refused}");
+        drop(two.lock("y", Some(Duration::ZERO)).unwrap());
+        drop(guard);
+        assert!(!path.exists());
+        // What a killed process leaves is no lock.
+        std::fs::write(&path, "").unwrap();
+        drop(two.lock("x", Some(Duration::ZERO)).unwrap());
+        for name in ["", "..", "a/b", "a\nb", ".git"] {
+            assert!(matches!(one.lock(name, None), Err(LockError::Name { .. })), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn no_two_are_in_at_once_though_the_file_comes_and_goes() {
+        let repo = Repo::new();
+        let inside = std::sync::atomic::AtomicUsize::new(0);
+        let count = std::sync::Mutex::new(0);
+        std::thread::scope(|scope| {
+            for wait in [None, Some(Duration::from_secs(60)), None, Some(Duration::from_secs(60))] {
+                let (repo, inside, count) = (&repo, &inside, &count);
+                scope.spawn(move || {
+                    let store = repo.store();
+                    for _ in 0..50 {
+                        let guard = store.lock("x", wait).unwrap();
+                        assert_eq!(inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
+                        std::thread::yield_now();
+                        *count.lock().unwrap() += 1;
+                        inside.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                        drop(guard);
+                    }
+                });
+            }
+        });
+        assert_eq!(*count.lock().unwrap(), 200);
+    }
+}

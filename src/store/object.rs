@@ -241,3 +241,92 @@ pub fn trailers(commit: &Commit) -> Vec<(String, String)> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Repo, id};
+    use super::*;
+
+    fn name(result: Result<Vec<u8>, ObjectError>) -> &'static str {
+        match result {
+            Ok(_) => "read",
+            Err(ObjectError::Missing { .. }) => "missing",
+            Err(ObjectError::Corrupt { .. }) => "corrupt",
+            Err(ObjectError::TooLarge { .. }) => "too large",
+            Err(ObjectError::WrongKind { .. }) => "wrong kind",
+            Err(ObjectError::Io { .. }) => "io",
+        }
+    }
+
+    #[test]
+    fn an_object_is_believed_only_when_it_hashes_to_its_name() {
+        for repo in [Repo::new(), Repo::sha256()] {
+            let (good, other) = (repo.blob(b"good\n"), repo.blob(b"other\n"));
+            assert_eq!(repo.store().read_blob(&good, 5).unwrap(), b"good\n");
+            assert_eq!(name(repo.store().read_blob(&good, 4)), "too large");
+            assert_eq!(name(repo.store().read(&good, Kind::Tree, 100)), "wrong kind");
+            let absent = repo.git_with(&["hash-object", "--stdin"], b"absent");
+            assert_eq!(name(repo.store().read_blob(&id(&absent), 100)), "missing");
+
+            let swapped = std::fs::read(repo.loose_file(&other)).unwrap();
+            let whole = std::fs::read(repo.loose_file(&good)).unwrap();
+            for bytes in [&swapped[..], b"", b"garbage", &whole[..whole.len() - 3], &whole[..5]] {
+                repo.damage(&good, bytes);
+                assert_eq!(name(repo.store().read_blob(&good, 100)), "corrupt", "{bytes:?}");
+                assert_eq!(name(repo.store().reader().read_blob(&good, 100)), "corrupt", "{bytes:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_refused_by_its_header() {
+        let repo = Repo::new();
+        let zeros = repo.blob(&vec![0; 64 << 20]);
+        assert_eq!(name(repo.store().read_blob(&zeros, 1 << 20)), "too large");
+        // A header that claims a terabyte, over nothing.
+        let mut deflate = gix::zlib::stream::deflate::Write::new(Vec::new(), gix::zlib::Compression::NONE);
+        std::io::Write::write_all(&mut deflate, b"blob 1099511627776\0x").unwrap();
+        std::io::Write::flush(&mut deflate).unwrap();
+        repo.damage(&zeros, &deflate.into_inner());
+        assert_eq!(name(repo.store().read_blob(&zeros, 1 << 20)), "too large");
+    }
+
+    #[test]
+    fn replace_refs_and_grafts_change_nothing() {
+        let repo = Repo::new();
+        let (good, evil) = (repo.blob(b"good\n"), repo.blob(b"evil\n"));
+        repo.git(&["replace", &good.to_string(), &evil.to_string()]);
+        assert_eq!(repo.git(&["cat-file", "blob", &good.to_string()]), "evil");
+        assert_eq!(repo.store().read_blob(&good, 100).unwrap(), b"good\n");
+
+        let first = repo.commit(&[("a", "1")]);
+        let second = repo.commit(&[("a", "2")]);
+        std::fs::write(repo.path().join(".git/info/grafts"), format!("{second}\n")).unwrap();
+        assert_eq!(repo.store().read_commit(&second).unwrap().parents, [first]);
+    }
+
+    #[test]
+    fn a_commit_and_its_trailers_are_what_git_sees() {
+        let repo = Repo::new();
+        let parent = repo.commit(&[("a", "1")]);
+        let messages = [
+            "subject\n\nbody\n\nCbia-Phase: GEN\nCbia-Key: a b\n folded\n",
+            "subject\n\nCbia-Phase: GEN\n\nnot a trailer\n",
+            "Subject: no trailer\n",
+            "subject\n\nA:b\nReviewed-by: Ada <a@b>\n\n\n",
+            "subject\n",
+        ];
+        for message in messages {
+            repo.git_with(&["commit", "-q", "--allow-empty", "--cleanup=verbatim", "-F", "-"], message.as_bytes());
+            let store = repo.store();
+            let id = store.head().unwrap().unwrap();
+            let commit = store.read_commit(&id).unwrap();
+            assert_eq!(commit.message, message);
+            assert_eq!(commit.author, "Ada <ada@example.org> 1700000000 +0100");
+            assert_eq!(commit.tree, store.tree_of(&parent).unwrap());
+            let ours: Vec<String> = trailers(&commit).into_iter().map(|(key, value)| format!("{key}: {value}")).collect();
+            let theirs = repo.git_with(&["interpret-trailers", "--parse"], message.as_bytes());
+            assert_eq!(ours.join("\n"), theirs, "{message:?}");
+        }
+    }
+}

@@ -244,3 +244,103 @@ fn check_extensions(repo: &gix::Repository) -> Result<(), OpenError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Repo;
+    use super::*;
+
+    fn refusal_of(repo: &Repo) -> String {
+        match Store::open(&repo.path()).map(|store| store.git_dir().to_owned()) {
+            Ok(_) => "opened".into(),
+            Err(OpenError::NotFound { .. }) => "not found".into(),
+            Err(OpenError::DubiousOwnership { .. }) => "ownership".into(),
+            Err(OpenError::RefStorage { format, .. }) => format!("ref storage {format}"),
+            Err(OpenError::UnknownExtension { name, .. }) => format!("extension {name}"),
+            Err(OpenError::Unreadable { .. }) => "unreadable".into(),
+        }
+    }
+
+    #[test]
+    fn a_repository_is_found_from_everywhere_git_finds_it() {
+        let repo = Repo::new();
+        let head = repo.commit(&[("a/b/c", "1")]);
+        repo.git(&["worktree", "add", "-q", "../linked"]);
+        repo.git(&["clone", "-q", "--bare", ".", "../bare"]);
+        let outside = repo.outside();
+        let cases = [
+            (repo.path(), true),
+            (repo.path().join("a/b"), true),
+            (repo.path().join(".git"), true),
+            (outside.join("linked"), true),
+            (outside.join("bare"), false),
+            (outside.join("bare/objects"), false),
+        ];
+        for (start, work_dir) in cases {
+            let store = Store::open(&start).unwrap();
+            assert_eq!(store.head().unwrap(), Some(head), "{start:?}");
+            assert_eq!(store.work_dir().is_some(), work_dir && !start.ends_with(".git"), "{start:?}");
+        }
+        let linked = Store::open(&outside.join("linked")).unwrap();
+        let same = |a: &Path, b: &Path| std::fs::canonicalize(a).unwrap() == std::fs::canonicalize(b).unwrap();
+        assert!(same(linked.common_dir(), repo.store().common_dir()) && !same(linked.git_dir(), linked.common_dir()));
+        assert!(matches!(Store::open(outside), Err(OpenError::NotFound { .. })));
+    }
+
+    #[test]
+    fn what_git_refuses_is_refused() {
+        let refuse = |settings: &[(&str, &str)]| {
+            let repo = Repo::new();
+            for (key, value) in settings {
+                repo.git(&["config", key, value]);
+            }
+            refusal_of(&repo)
+        };
+        let version = ("core.repositoryFormatVersion", "1");
+        assert_eq!(refuse(&[version]), "opened");
+        assert_eq!(refuse(&[version, ("extensions.worktreeConfig", "true")]), "opened");
+        assert_eq!(refuse(&[version, ("extensions.refStorage", "files")]), "opened");
+        assert_eq!(refuse(&[("extensions.fancy", "true")]), "opened");
+        assert_eq!(refuse(&[("extensions.fancy", "true"), version]), "extension fancy");
+        assert_eq!(refuse(&[("extensions.refStorage", "reftable"), version]), "ref storage reftable");
+        assert_eq!(refuse(&[("core.repositoryFormatVersion", "7")]), "unreadable");
+        assert_eq!(refusal_of(&Repo::init(&["--ref-format=reftable"])), "ref storage reftable");
+    }
+
+    #[test]
+    fn a_repository_of_somebody_else_is_refused() {
+        let repo = Repo::new();
+        for path in [repo.path(), repo.path().join(".git")] {
+            // Only root can give a repository away; others cannot make this case.
+            if std::os::unix::fs::chown(&path, Some(12345), None).is_err() {
+                return;
+            }
+        }
+        let error = Store::open(&repo.path()).err().unwrap();
+        assert_eq!(error.to_string(), format!("detected dubious ownership in repository at '{}'", repo.path().display()));
+    }
+
+    #[test]
+    fn settings_identity_and_revisions_are_those_of_git() {
+        let repo = Repo::new();
+        assert_eq!(repo.store().head().unwrap(), None);
+        assert_eq!(repo.store().head_branch().unwrap().as_deref(), Some("refs/heads/main"));
+        let (a, b) = (repo.commit(&[("f", "a")]), repo.commit(&[("f", "b")]));
+        repo.git(&["tag", "-a", "-m", "t", "v1", &a.to_string()]);
+        for (key, value) in [("user.name", "Bo"), ("user.email", "bo@example.org"), ("commit.gpgSign", "yes"), ("cbia.x", "one two")] {
+            repo.git(&["config", key, value]);
+        }
+        let store = repo.store();
+        assert_eq!(store.identity(), Some(("Bo".into(), "bo@example.org".into())));
+        assert_eq!(store.config_string("cbia.x").as_deref(), Some("one two"));
+        assert_eq!((store.config_bool("commit.gpgSign"), store.config_bool("cbia.none")), (Some(true), None));
+        for (rev, id) in [("HEAD", b), ("HEAD~1", a), ("v1", a), ("main", b), (&b.to_string()[..9], b)] {
+            assert_eq!(store.resolve(rev).unwrap(), id, "{rev}");
+        }
+        for rev in ["none", "HEAD:f", "HEAD^{tree}", "", "--all"] {
+            assert!(matches!(store.resolve(rev), Err(RevisionError::Unknown { .. })), "{rev}");
+        }
+        repo.git(&["checkout", "-q", "--detach"]);
+        assert_eq!(repo.store().head_branch().unwrap(), None);
+    }
+}

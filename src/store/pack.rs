@@ -614,3 +614,181 @@ fn index_of(entries: &[(Oid, u32, u64)], pack: &Oid, hash: gix::hash::Kind) -> R
     out.extend_from_slice(checksum.as_slice());
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Repo, id};
+    use super::super::tree::{Leaf, Tree, write_tree};
+    use super::*;
+
+    fn blobs(count: usize, bytes: usize) -> Vec<Vec<u8>> {
+        (0..count).map(|i| format!("{i:08}").into_bytes().repeat(bytes / 8)).collect()
+    }
+
+    fn packs(repo: &Repo) -> Vec<PathBuf> {
+        let folder = repo.path().join(".git/objects/pack");
+        let mut found: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn many_objects_are_one_pack_and_few_are_loose() {
+        for repo in [Repo::new(), Repo::sha256()] {
+            for (count, bytes, packed) in [(3, 64, false), (LOOSE_OBJECTS, 64, true), (3, 4 << 20, true), (500, 200, true)] {
+                let before = packs(&repo).len();
+                let store = repo.store();
+                let mut batch = Batch::new(&store).unwrap();
+                let contents: Vec<Vec<u8>> = blobs(count, bytes).into_iter().map(|mut blob| {
+                    blob.extend_from_slice(format!("{count}").as_bytes());
+                    blob
+                }).collect();
+                let mut ids = Vec::new();
+                for content in &contents {
+                    ids.push(batch.blob(content.clone()).unwrap());
+                }
+                assert!(!repo.store().contains(&ids[0]), "visible before it is published");
+                let published = batch.publish(Durability::Full).unwrap();
+                assert_eq!(published, Published { written: count, reused: 0, healed: vec![] });
+                assert_eq!(packs(&repo).len() - before, if packed { 2 } else { 0 }, "{count} of {bytes}");
+                for (id, content) in ids.iter().zip(&contents) {
+                    assert_eq!(*id, super::super::testing::id(&repo.git_with(&["hash-object", "--stdin"], content)));
+                    assert_eq!(store.read_blob(id, 1 << 30).unwrap(), *content);
+                    if count < 10 {
+                        assert_eq!(repo.git(&["cat-file", "-s", &id.to_string()]), content.len().to_string());
+                    }
+                }
+                repo.fsck();
+            }
+            for path in packs(&repo) {
+                assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o444, "{path:?}");
+                assert!(path.to_str().unwrap().contains("/pack-"), "{path:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn parallel_blobs_keep_their_order_and_give_one_pack() {
+        let (one, two) = (Repo::new(), Repo::new());
+        let mut contents = blobs(300, 4096);
+        contents.push(contents[7].clone());
+        for repo in [&one, &two] {
+            let store = repo.store();
+            let mut batch = Batch::new(&store).unwrap();
+            let found = batch.blobs_parallel(contents.clone()).unwrap();
+            for ((id, digest), content) in found.iter().zip(&contents) {
+                assert_eq!(*digest, Digest::of(content));
+                assert_eq!(*id, gix::objs::compute_hash(gix::hash::Kind::Sha1, gix::objs::Kind::Blob, content).unwrap());
+            }
+            assert_eq!(batch.publish(Durability::Relaxed).unwrap().written, 300);
+        }
+        let name = |repo: &Repo| packs(repo).iter().map(|path| path.file_name().unwrap().to_owned()).collect::<Vec<_>>();
+        assert_eq!(name(&one), name(&two));
+        assert_eq!(name(&one).len(), 2);
+
+        // A second time nothing is written; a few are never packed.
+        let store = one.store();
+        let mut batch = Batch::new(&store).unwrap();
+        batch.blobs_parallel(contents).unwrap();
+        assert_eq!(batch.publish(Durability::Full).unwrap(), Published { written: 0, reused: 300, healed: vec![] });
+        let mut batch = Batch::new(&store).unwrap();
+        let few = batch.blobs_parallel(vec![b"a".to_vec(), b"b".to_vec()]).unwrap();
+        batch.publish(Durability::Relaxed).unwrap();
+        assert!(one.loose_file(&few[1].0).exists());
+        assert_eq!(packs(&one).len(), 2);
+    }
+
+    #[test]
+    fn a_load_that_fails_ends_the_batch() {
+        let repo = Repo::new();
+        let store = repo.store();
+        let mut batch = Batch::new(&store).unwrap();
+        let failed = batch.blobs_with(1000, |i| if i == 100 { Err(WriteError::ReadOnly) } else { Ok(vec![0; i]) });
+        assert!(matches!(failed, Err(WriteError::ReadOnly)));
+        drop(batch);
+        assert_eq!(packs(&repo), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn damaged_objects_are_healed_and_named() {
+        for count in [2, 20] {
+            let repo = Repo::new();
+            let contents = blobs(count, 64);
+            let ids: Vec<Oid> = contents.iter().map(|content| repo.blob(content)).collect();
+            let other = std::fs::read(repo.loose_file(&ids[1])).unwrap();
+            for damage in [&b""[..], b"garbage", &other] {
+                repo.damage(&ids[0], damage);
+                let store = repo.store();
+                let mut batch = Batch::new(&store).unwrap();
+                for content in &contents {
+                    batch.blob(content.clone()).unwrap();
+                }
+                // Enough of it to make a pack, if there are many.
+                batch.blobs_parallel((0..count - 2).map(|i| format!("{damage:?}{i}").into_bytes()).collect()).unwrap();
+                let published = batch.publish(Durability::Full).unwrap();
+                assert_eq!(published.healed, [ids[0]], "{damage:?}");
+                assert_eq!(published.reused, count - 1);
+                assert_eq!(repo.store().read_blob(&ids[0], 100).unwrap(), contents[0]);
+                repo.fsck();
+                if packs(&repo).len() > 0 {
+                    break;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn commits_are_the_same_everywhere_and_pass_fsck() {
+        let repo = Repo::new();
+        let store = repo.store();
+        let mut batch = Batch::new(&store).unwrap();
+        let leaf = Leaf { id: batch.blob(b"x\n".to_vec()).unwrap(), executable: false };
+        let tree = write_tree(&mut batch, &Tree::from([("a".parse().unwrap(), leaf)])).unwrap();
+        let first = batch.commit(&CommitSpec::fixed(tree, vec![], "first".into())).unwrap();
+        let spec = CommitSpec {
+            author: Identity { name: " A <d>\na ".into(), email: "a@b>".into(), seconds: 1_700_000_000, offset: -12_600 },
+            extra_headers: vec![("cbia-x".into(), "one\ntwo".into())],
+            ..CommitSpec::fixed(tree, vec![first], "second\n\nCbia-Phase: GEN\n".into())
+        };
+        let second = batch.commit(&spec).unwrap();
+        batch.publish(Durability::Full).unwrap();
+        assert_eq!(first, id("728fb763224c91215ecade8157604dae46b37085"));
+        let commit = store.read_commit(&second).unwrap();
+        assert_eq!(commit.author, "A da <a@b> 1700000000 -0330");
+        assert_eq!(commit.committer, "git-cbia <git-cbia@localhost> 0 +0000");
+        assert_eq!(commit.extra_headers, [("cbia-x".to_owned(), "one\ntwo".to_owned())]);
+        assert_eq!((commit.parents, commit.message), (vec![first], spec.message.clone()));
+        assert_eq!(repo.git(&["log", "--format=%s|%(trailers:key=Cbia-Phase,valueonly)", &second.to_string()]), "second|GEN\n\nfirst|");
+        repo.git(&["update-ref", "refs/cbia/x", &second.to_string()]);
+        repo.fsck();
+
+        for (key, message) in [("tree", "m"), ("A", "m"), ("", "m"), ("x y", "m"), ("x", "m\0")] {
+            let mut batch = Batch::new(&store).unwrap();
+            let spec = CommitSpec { extra_headers: vec![(key.into(), "v".into())], message: message.into(), ..spec.clone() };
+            assert!(matches!(batch.commit(&spec), Err(WriteError::Commit { .. })), "{key:?} {message:?}");
+        }
+    }
+
+    #[test]
+    fn a_shared_repository_stays_shared() {
+        let repo = Repo::init(&["--shared=0660"]);
+        let store = repo.store();
+        for count in [1, 20] {
+            let mut batch = Batch::new(&store).unwrap();
+            let found = batch.blobs_parallel(blobs(count, 160)).unwrap();
+            batch.publish(Durability::Relaxed).unwrap();
+            let path = if count == 1 { repo.loose_file(&found[0].0) } else { packs(&repo)[0].clone() };
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o440, "{path:?}");
+            let folder = std::fs::metadata(path.parent().unwrap()).unwrap().permissions().mode();
+            assert_eq!(folder & 0o2777, 0o2770, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_written_to_a_repository_opened_for_reading() {
+        let repo = Repo::new();
+        let options = super::super::open::OpenOptions { read_only: true, from_environment: false };
+        let store = Store::open_with(&repo.path(), options).unwrap();
+        assert!(matches!(Batch::new(&store), Err(WriteError::ReadOnly)));
+    }
+}

@@ -485,3 +485,198 @@ fn remove_empty_dirs(path: &Path) -> bool {
     }
     std::fs::remove_dir(path).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::pack::{Batch, CommitSpec};
+    use super::super::testing::Repo;
+    use super::*;
+
+    fn name(text: &str) -> RefName {
+        text.parse().unwrap()
+    }
+
+    fn set(store: &Store, name: &RefName, expected: Option<Oid>, new: Option<Oid>) -> Cas {
+        store.cas(name, expected, new, Durability::Full).unwrap().outcome
+    }
+
+    #[test]
+    fn only_sound_names_below_our_namespace_are_refs() {
+        let long = format!("refs/cbia/{}", "x/".repeat(300));
+        let bad = [
+            "refs/heads/main", "refs/cbia", "refs/cbia/", "refs/cbia/../heads/main", "refs/cbia/a..b", "refs/cbia/a.lock",
+            "refs/cbia/a b", "refs/cbia/a//b", "refs/cbia/.a", "refs/cbia/a\n", "refs/cbia/a:b", "refs/cbia/CON", "cbia/x", &long,
+        ];
+        for text in bad {
+            assert!(matches!(text.parse::<RefName>(), Err(RefError::Name { .. })), "{text:?}");
+        }
+        assert_eq!(name("refs/cbia/runs").join("a/b").unwrap().as_str(), "refs/cbia/runs/a/b");
+    }
+
+    #[test]
+    fn a_ref_changes_only_from_what_is_expected() {
+        for repo in [Repo::new(), Repo::sha256()] {
+            let (a, b) = (repo.commit(&[("f", "a")]), repo.commit(&[("f", "b")]));
+            let store = repo.store();
+            for packed in [false, true] {
+                let x = name("refs/cbia/deep/x");
+                let pack = || {
+                    if packed {
+                        repo.git(&["pack-refs", "--all"]);
+                    }
+                };
+                assert_eq!(set(&store, &x, Some(a), Some(b)), Cas::Conflict(None));
+                assert_eq!(set(&store, &x, None, None), Cas::Done);
+                assert_eq!(set(&store, &x, None, Some(a)), Cas::Done);
+                pack();
+                assert_eq!(set(&store, &x, None, Some(b)), Cas::Conflict(Some(a)));
+                assert_eq!(set(&store, &x, Some(b), Some(b)), Cas::Conflict(Some(a)));
+                assert_eq!(set(&store, &x, Some(b), None), Cas::Conflict(Some(a)));
+                assert_eq!(store.ref_target(&x).unwrap(), Some(a));
+                assert_eq!(set(&store, &x, Some(a), Some(b)), Cas::Done);
+                assert_eq!(repo.git(&["rev-parse", x.as_str()]), b.to_string());
+                assert_eq!(set(&store, &x, Some(b), None), Cas::Done);
+                assert_eq!(store.ref_target(&x).unwrap(), None);
+                assert_eq!(repo.git(&["for-each-ref", "refs/cbia"]), "");
+            }
+            assert_eq!(repo.git(&["rev-parse", "main"]), b.to_string());
+            repo.fsck();
+        }
+    }
+
+    #[test]
+    fn what_git_does_meanwhile_is_seen() {
+        let repo = Repo::new();
+        let (a, b) = (repo.commit(&[("f", "a")]), repo.commit(&[("f", "b")]));
+        let store = repo.store();
+        for (name, id) in [("refs/cbia/b", a), ("refs/cbia/a/x", a), ("refs/cbia/a-b", b), ("refs/cbia/a/y", b)] {
+            repo.git(&["update-ref", name, &id.to_string()]);
+        }
+        let list = |prefix: &str| {
+            let refs = store.refs_under(prefix).unwrap();
+            refs.into_iter().map(|(name, id)| format!("{name} {id}")).collect::<Vec<_>>().join("\n")
+        };
+        let theirs = |prefix: &str| repo.git(&["for-each-ref", "--format=%(refname) %(objectname)", prefix]);
+        for _ in 0..2 {
+            assert_eq!(list("refs/cbia/"), theirs("refs/cbia/"));
+            assert_eq!(list("refs/cbia/a/"), theirs("refs/cbia/a/"));
+            assert_eq!(list("refs/cbia/none/"), "");
+            repo.git(&["pack-refs", "--all"]);
+            repo.git(&["update-ref", "refs/cbia/a/x", &b.to_string()]);
+            repo.git(&["update-ref", "-d", "refs/cbia/b"]);
+        }
+        assert!(store.refs_under("refs/heads/").is_err() && store.refs_under("refs/cbia").is_err());
+    }
+
+    #[test]
+    fn a_ref_and_a_ref_below_it_do_not_exist_together() {
+        let repo = Repo::new();
+        let id = repo.commit(&[("f", "a")]);
+        let store = repo.store();
+        assert_eq!(set(&store, &name("refs/cbia/a/b"), None, Some(id)), Cas::Done);
+        for _ in 0..2 {
+            for nested in ["refs/cbia/a", "refs/cbia/a/b/c", "refs/cbia/a/b/c/d"] {
+                let error = store.cas(&name(nested), None, Some(id), Durability::Relaxed).unwrap_err();
+                assert!(matches!(error, RefError::Nested { .. }), "{nested}: {error}");
+            }
+            repo.git(&["pack-refs", "--all"]);
+        }
+        assert_eq!(set(&store, &name("refs/cbia/a/b"), Some(id), None), Cas::Done);
+        // The empty directory is no obstacle.
+        std::fs::create_dir_all(repo.path().join(".git/refs/cbia/a/b/c")).unwrap();
+        assert_eq!(set(&store, &name("refs/cbia/a"), None, Some(id)), Cas::Done);
+        assert_eq!(repo.git(&["rev-parse", "refs/cbia/a"]), id.to_string());
+    }
+
+    #[test]
+    fn damaged_refs_are_refused_and_not_overwritten() {
+        let repo = Repo::new();
+        let id = repo.commit(&[("f", "a")]);
+        let store = repo.store();
+        let path = repo.path().join(".git/refs/cbia/x");
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        for content in ["", "ref: refs/heads/main\n", "0123", &format!("{id}x")] {
+            std::fs::write(&path, content).unwrap();
+            assert!(matches!(store.ref_target(&name("refs/cbia/x")), Err(RefError::Damaged { .. })), "{content}");
+            let error = store.cas(&name("refs/cbia/x"), None, Some(id), Durability::Full).unwrap_err();
+            assert!(matches!(error, RefError::Damaged { .. }), "{content}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
+            assert!(!path.with_extension("lock").exists());
+        }
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("../heads/main", &path).unwrap();
+        assert!(matches!(store.ref_target(&name("refs/cbia/x")), Err(RefError::Damaged { .. })));
+    }
+
+    #[test]
+    fn only_an_old_lock_is_put_aside() {
+        let repo = Repo::new();
+        let id = repo.commit(&[("f", "a")]);
+        let store = repo.store();
+        let lock = repo.path().join(".git/refs/cbia/x.lock");
+        std::fs::create_dir_all(lock.parent().unwrap()).unwrap();
+        std::fs::write(&lock, "").unwrap();
+        let busy = Update { outcome: Cas::Busy, stale_lock: None };
+        assert_eq!(store.cas(&name("refs/cbia/x"), None, Some(id), Durability::Full).unwrap(), busy);
+        assert!(lock.exists());
+        let made = std::fs::metadata(&lock).unwrap().modified().unwrap();
+        std::fs::File::options().write(true).open(&lock).unwrap().set_modified(made - Duration::from_secs(60)).unwrap();
+        let update = store.cas(&name("refs/cbia/x"), None, Some(id), Durability::Full).unwrap();
+        assert_eq!(update.outcome, Cas::Done);
+        assert!(update.stale_lock.is_some_and(|aside| aside.exists()) && !lock.exists());
+        assert_eq!(store.refs_under("refs/cbia/").unwrap(), [(name("refs/cbia/x"), id)]);
+        repo.git(&["for-each-ref"]);
+    }
+
+    #[test]
+    fn appends_and_creations_beside_pack_refs_lose_nothing() {
+        const ROUNDS: usize = 40;
+        let repo = Repo::new();
+        let tree = repo.raw_tree(&[]);
+        let writers = std::sync::atomic::AtomicUsize::new(3);
+        std::thread::scope(|scope| {
+            for writer in 0..3 {
+                let (repo, writers) = (&repo, &writers);
+                scope.spawn(move || {
+                    let store = repo.store();
+                    for round in 0..ROUNDS {
+                        // A ref that all of them create at the same time, and one that all of them append to.
+                        for target in [format!("refs/cbia/new/{round}"), "refs/cbia/ledger".to_owned()] {
+                            let target = name(&target);
+                            let mut tip = store.ref_target(&target).unwrap();
+                            loop {
+                                let mut batch = Batch::new(&store).unwrap();
+                                let message = format!("{writer} {round}");
+                                let commit = batch.commit(&CommitSpec::fixed(tree, tip.into_iter().collect(), message)).unwrap();
+                                batch.publish(Durability::Relaxed).unwrap();
+                                match store.cas(&target, tip, Some(commit), Durability::Relaxed).unwrap().outcome {
+                                    Cas::Done => break,
+                                    Cas::Conflict(now) => tip = now,
+                                    Cas::Busy => {}
+                                }
+                            }
+                        }
+                    }
+                    writers.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                });
+            }
+            while writers.load(std::sync::atomic::Ordering::SeqCst) > 0 && !std::thread::panicking() {
+                repo.try_git(&["pack-refs", "--all"], b"");
+            }
+        });
+        assert_eq!(repo.git(&["rev-list", "--count", "refs/cbia/ledger"]), (3 * ROUNDS).to_string());
+        for round in 0..ROUNDS {
+            assert_eq!(repo.git(&["rev-list", "--count", &format!("refs/cbia/new/{round}")]), "3", "{round}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_changed_in_a_repository_opened_for_reading() {
+        let repo = Repo::new();
+        let id = repo.commit(&[("f", "a")]);
+        let options = super::super::open::OpenOptions { read_only: true, from_environment: false };
+        let store = Store::open_with(&repo.path(), options).unwrap();
+        let error = store.cas(&name("refs/cbia/x"), None, Some(id), Durability::Full).unwrap_err();
+        assert!(matches!(error, RefError::ReadOnly { .. }));
+    }
+}

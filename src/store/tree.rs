@@ -302,3 +302,152 @@ fn git_order(a: (&[u8], bool), b: (&[u8], bool)) -> Ordering {
         different => different,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::durable::Durability;
+    use super::super::testing::Repo;
+    use super::*;
+
+    fn path(text: &str) -> RepoPath {
+        text.parse().unwrap()
+    }
+
+    fn refused(repo: &Repo, entries: &[(&str, &[u8], Oid)]) -> TreeError {
+        let tree = repo.raw_tree(entries);
+        repo.store().read_tree(&tree, TreeLimits::default()).expect_err(&format!("accepted: {entries:?}"))
+    }
+
+    #[test]
+    fn hostile_names_are_refused_as_file_and_as_folder() {
+        for repo in [Repo::new(), Repo::sha256()] {
+            let blob = repo.blob(b"x");
+            let inner = repo.raw_tree(&[("100644", b"x", blob)]);
+            let long = [b'x'; 256];
+            let names: [&[u8]; 22] = [
+                b"", b".", b"..", b"/", b"a/b", b"/abs", b".git", b".GIT", b".git.", b".git ", b"git~1",
+                ".g\u{200c}it".as_bytes(), b".git::$INDEX_ALLOCATION", b"a\\b", b"a\nb", b"\xff", b"CON", b"aux.txt",
+                b"dot.", b"space ", b"a:b", &long,
+            ];
+            for name in names {
+                for (mode, id) in [("100644", blob), ("40000", inner)] {
+                    let error = refused(&repo, &[(mode, name, id)]);
+                    assert!(matches!(error, TreeError::Name(_)), "{name:?}: {error}");
+                    // The same one folder down.
+                    let outer = repo.raw_tree(&[(mode, name, id)]);
+                    let error = refused(&repo, &[("40000", b"sub", outer)]);
+                    assert!(matches!(error, TreeError::Name(_)), "sub/{name:?}: {error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_plain_modes_pass() {
+        let repo = Repo::new();
+        let blob = repo.blob(b"x");
+        let inner = repo.raw_tree(&[("100644", b"x", blob)]);
+        for mode in ["120000", "160000", "100664", "104755", "0100644", "100600", "100777", "", "0", "x"] {
+            let error = refused(&repo, &[(mode, b"f", blob)]);
+            assert!(matches!(error, TreeError::Mode { .. }), "{mode}: {error}");
+        }
+        assert!(matches!(refused(&repo, &[("040000", b"d", inner)]), TreeError::Mode { .. }));
+        assert!(matches!(refused(&repo, &[("40000", b"f", blob)]), TreeError::Object { .. }));
+    }
+
+    #[test]
+    fn entries_that_collide_or_are_not_in_order_are_refused() {
+        let repo = Repo::new();
+        let blob = repo.blob(b"x");
+        let inner = repo.raw_tree(&[("100644", b"x", blob)]);
+        let collide: [[(&str, &str); 2]; 7] = [
+            [("100644", "a"), ("100644", "a")],
+            [("100644", "A"), ("100644", "a")],
+            [("100644", "A"), ("40000", "a")],
+            [("100644", "a"), ("40000", "a")],
+            [("100644", "e\u{301}"), ("100644", "é")],
+            [("100644", "É"), ("100644", "é")],
+            [("100644", "strasse"), ("100644", "straße")],
+        ];
+        for pair in collide {
+            let id = |mode: &str| if mode == "40000" { inner } else { blob };
+            let entries = pair.map(|(mode, name)| (mode, name.as_bytes(), id(mode)));
+            let error = refused(&repo, &entries);
+            assert!(matches!(error, TreeError::Collision { .. }), "{pair:?}: {error}");
+        }
+        for (one, two) in [(("100644", "b"), ("100644", "a")), (("40000", "a"), ("100644", "a.b"))] {
+            let error = refused(&repo, &[(one.0, one.1.as_bytes(), inner), (two.0, two.1.as_bytes(), blob)]);
+            assert!(matches!(error, TreeError::Malformed { .. } | TreeError::Object { .. }), "{one:?} {two:?}: {error}");
+        }
+        for cut in [&b"100644"[..], b"100644 a", b"100644 a\0xx"] {
+            let tree = repo.raw("tree", cut);
+            let error = repo.store().read_tree(&tree, TreeLimits::default()).unwrap_err();
+            assert!(matches!(error, TreeError::Malformed { .. }), "{cut:?}: {error}");
+        }
+        let empty = repo.raw_tree(&[]);
+        assert!(matches!(refused(&repo, &[("40000", b"d", empty)]), TreeError::EmptyFolder { .. }));
+    }
+
+    #[test]
+    fn bombs_are_refused() {
+        let repo = Repo::new();
+        let blob = repo.blob(b"x");
+        let mut bomb = repo.raw_tree(&[("100644", b"x", blob)]);
+        for _ in 0..10 {
+            let names: Vec<String> = (0..10).map(|i| i.to_string()).collect();
+            let entries: Vec<_> = names.iter().map(|name| ("40000", name.as_bytes(), bomb)).collect();
+            bomb = repo.raw_tree(&entries);
+        }
+        let error = repo.store().read_tree(&bomb, TreeLimits::default()).unwrap_err();
+        assert!(matches!(error, TreeError::TooMany { limit: 100_000, .. }), "{error}");
+        let mut deep = repo.raw_tree(&[("100644", b"x", blob)]);
+        for depth in 1..=5 {
+            let limits = TreeLimits { max_depth: 4, ..TreeLimits::default() };
+            deep = repo.raw_tree(&[("40000", b"d", deep)]);
+            assert_eq!(repo.store().read_tree(&deep, limits).is_ok(), depth <= 4, "{depth}");
+        }
+        let limits = |max_entries| TreeLimits { max_entries, ..TreeLimits::default() };
+        assert!(repo.store().read_tree(&deep, limits(6)).is_ok());
+        assert!(matches!(repo.store().read_tree(&deep, limits(5)), Err(TreeError::TooMany { .. })));
+    }
+
+    #[test]
+    fn a_tree_is_written_as_git_writes_it_and_read_back() {
+        for repo in [Repo::new(), Repo::sha256()] {
+            let files = [("a-b", "1"), ("a.txt", "2"), ("a/x", "3"), ("a/y/z", "4"), ("a0", "5"), ("é/ü", "6"), ("b", "7")];
+            repo.commit(&files);
+            repo.git(&["update-index", "--chmod=+x", "a/x"]);
+            let theirs = super::super::testing::id(&repo.git(&["write-tree"]));
+            let store = repo.store();
+            let tree = store.read_tree(&theirs, TreeLimits::default()).unwrap();
+            let names: Vec<_> = tree.keys().map(RepoPath::as_str).collect();
+            assert_eq!(names, files.map(|(name, _)| name).into_iter().collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>());
+            assert_eq!(tree.values().filter(|leaf| leaf.executable).count(), 1);
+            let mut batch = Batch::new(&store).unwrap();
+            assert_eq!(write_tree(&mut batch, &tree).unwrap(), theirs);
+            assert_eq!(batch.publish(Durability::Full).unwrap().written, 0);
+
+            let mut batch = Batch::new(&store).unwrap();
+            let mut more = tree.clone();
+            more.insert(path("a/y/new"), tree[&path("b")]);
+            let id = write_tree(&mut batch, &more).unwrap();
+            batch.publish(Durability::Relaxed).unwrap();
+            assert_eq!(repo.store().read_tree(&id, TreeLimits::default()).unwrap(), more);
+            repo.fsck();
+
+            assert_eq!(store.lookup(&theirs, &path("a/y/z")).unwrap(), Some(tree[&path("a/y/z")].id));
+            for absent in ["a/y/q", "b/x", "c", "a.txt/x"] {
+                assert_eq!(store.lookup(&theirs, &path(absent)).unwrap(), None, "{absent}");
+            }
+            assert!(matches!(store.lookup(&theirs, &path("a/y")), Err(TreeError::Mode { .. })));
+            assert!(matches!(store.subtree(&theirs, &path("b")), Err(TreeError::Mode { .. })));
+            let sub = store.subtree(&theirs, &path("a/y")).unwrap().unwrap();
+            assert_eq!(store.read_tree(&sub, TreeLimits::default()).unwrap().len(), 1);
+
+            let mut clash = tree.clone();
+            clash.insert(path("b/c"), tree[&path("b")]);
+            let error = write_tree(&mut Batch::new(&store).unwrap(), &clash).unwrap_err();
+            assert!(matches!(error, WriteError::FileAndFolder { path } if path == "b"));
+        }
+    }
+}
