@@ -5,6 +5,8 @@
 mod beneath;
 mod clean;
 pub mod durable;
+#[cfg(test)]
+mod fixture;
 pub mod git;
 pub mod lock;
 pub mod materialise;
