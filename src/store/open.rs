@@ -1,13 +1,17 @@
 //! Opening a repository as git would, or refusing it as git would.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use gix::bstr::ByteSlice as _;
+
+use super::pack::Identity;
 use super::{Oid, Store};
+use crate::document::path::printable;
 
 /// How a repository is opened.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OpenOptions {
-    /// Whether `GIT_DIR`, `GIT_WORK_TREE`, `GIT_CEILING_DIRECTORIES` and the like are honoured.
+    /// Whether `GIT_DIR`, `GIT_CEILING_DIRECTORIES` and the like are honoured.
     pub from_environment: bool,
     /// Refuses every write: for hooks that run inside git's quarantine.
     pub read_only: bool,
@@ -15,21 +19,109 @@ pub struct OpenOptions {
 
 /// Why a repository was not opened.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {}
+pub enum OpenError {
+    /// There is none here or above.
+    #[error("not a git repository (or any of the parent directories): {}", .start.display())]
+    NotFound {
+        /// Where the search began.
+        start: PathBuf,
+        /// What the search said.
+        source: gix::Error,
+    },
+    /// It belongs to somebody else, and `safe.directory` does not name it.
+    #[error("detected dubious ownership in repository at '{}'", .path.display())]
+    DubiousOwnership {
+        /// What `safe.directory` would have to name.
+        path: PathBuf,
+    },
+    /// Its refs are stored in a way that would split it in two if we wrote files beside them.
+    #[error("the repository at '{}' stores its refs as '{format}', which is not supported: only 'files' is", .path.display())]
+    RefStorage {
+        /// The git directory.
+        path: PathBuf,
+        /// The value of `extensions.refStorage`.
+        format: String,
+    },
+    /// It needs something git cbia does not know, so it could be damaged by writing to it.
+    #[error("the repository at '{}' uses the extension 'extensions.{name}', which is not supported", .path.display())]
+    UnknownExtension {
+        /// The git directory.
+        path: PathBuf,
+        /// The extension, without its section.
+        name: String,
+    },
+    /// It is there but cannot be read.
+    #[error("cannot open the git repository at or above '{}'", .start.display())]
+    Unreadable {
+        /// Where the search began.
+        start: PathBuf,
+        /// What went wrong.
+        source: gix::Error,
+    },
+}
 
 /// Why a revision has no commit.
 #[derive(Debug, thiserror::Error)]
-pub enum RevisionError {}
+pub enum RevisionError {
+    /// It names nothing, or more than one thing.
+    #[error("'{}' does not name a commit", printable(.rev))]
+    Unknown {
+        /// The revision as given.
+        rev: String,
+        /// What was wrong with it.
+        source: gix::Error,
+    },
+    /// `HEAD` is there but cannot be followed.
+    #[error("HEAD cannot be read")]
+    Head {
+        /// What was wrong with it.
+        source: gix::Error,
+    },
+}
+
+/// Whose identity is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Who made the change.
+    Author,
+    /// Who records it.
+    Committer,
+}
+
+/// Extensions that change nothing for a program which reads objects and writes packs, loose objects and loose refs.
+/// <https://git-scm.com/docs/gitrepository-layout> and `Documentation/config/extensions.adoc`.
+const KNOWN_EXTENSIONS: [&str; 8] =
+    ["noop", "noop-v1", "objectformat", "partialclone", "preciousobjects", "refstorage", "relativeworktrees", "worktreeconfig"];
 
 impl Store {
-    /// Opens the repository that `start` is in.
+    /// Opens the repository that `start` is in, whatever the environment says.
     pub fn open(start: &Path) -> Result<Self, OpenError> {
         Self::open_with(start, OpenOptions::default())
     }
 
-    /// Opens the repository that `start` is in.
+    /// Opens the repository that `start` is in: from a subdirectory, a linked work tree, a bare repository or its git
+    /// directory. Replace refs and grafts are off: objects are what their names say.
     pub fn open_with(start: &Path, options: OpenOptions) -> Result<Self, OpenError> {
-        unimplemented!()
+        let trust = || gix::sec::trust::Mapping {
+            full: open_options(gix::sec::Trust::Full),
+            reduced: open_options(gix::sec::Trust::Reduced),
+        };
+        let found = if options.from_environment {
+            let search = gix::discover::upwards::Options { match_ceiling_dir_or_error: false, ..Default::default() };
+            gix::ThreadSafeRepository::discover_with_environment_overrides_opts(start, search, trust())
+        } else {
+            gix::ThreadSafeRepository::discover_opts(start, Default::default(), trust())
+        };
+        let mut repo = found.map_err(|source| refusal(start, source))?.to_thread_local();
+        if repo.git_dir_trust() != gix::sec::Trust::Full {
+            let path = repo.workdir().unwrap_or(repo.git_dir());
+            let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+            return Err(OpenError::DubiousOwnership { path });
+        }
+        check_extensions(&repo)?;
+        // Only git's network services look at a namespace; refs/cbia/ is one place for all of them.
+        drop(repo.clear_namespace());
+        Ok(Self { repo, read_only: options.read_only })
     }
 
     /// This work tree's own git directory.
@@ -59,26 +151,196 @@ impl Store {
 
     /// The commit of `HEAD`; `None` if the branch is unborn.
     pub fn head(&self) -> Result<Option<Oid>, RevisionError> {
-        unimplemented!()
+        let broken = |source| RevisionError::Head { source };
+        self.repo.refs.force_refresh_packed_buffer().map_err(broken)?;
+        let mut head = self.repo.head().map_err(broken)?;
+        match head.try_peel_to_id().map_err(broken)? {
+            None => Ok(None),
+            Some(id) => Ok(Some(id.detach())),
+        }
     }
 
-    /// A configuration value as git resolves it: the last one wins.
+    /// The full name of the branch that `HEAD` is on, born or not; `None` if it is detached.
+    pub fn head_branch(&self) -> Result<Option<String>, RevisionError> {
+        let name = self.repo.head_name().map_err(|source| RevisionError::Head { source })?;
+        Ok(name.map(|name| name.as_bstr().to_str_lossy().into_owned()))
+    }
+
+    /// A configuration value as git resolves it from its files and `GIT_CONFIG_COUNT`: the last one wins.
     pub fn config_string(&self, key: &str) -> Option<String> {
-        unimplemented!()
+        self.repo.config_snapshot().string(key).map(|value| value.to_str_lossy().into_owned())
     }
 
-    /// A boolean configuration value as git reads it; `None` if unset.
+    /// A boolean configuration value as git reads it; `None` if unset or not a boolean.
     pub fn config_bool(&self, key: &str) -> Option<bool> {
-        unimplemented!()
+        self.repo.config_snapshot().boolean(key)
     }
 
-    /// The committer's name and address as git would resolve them, environment included.
+    /// The committer's name and address as git resolves them, environment included; `None` if git would have to guess.
     pub fn identity(&self) -> Option<(String, String)> {
-        unimplemented!()
+        self.signature(Role::Committer).map(|identity| (identity.name, identity.email))
     }
 
-    /// The commit that `rev` names.
+    /// The identity and time that git would write into a commit, environment included (`GIT_AUTHOR_DATE` and the like);
+    /// `None` if git would have to guess the name or address.
+    pub fn signature(&self, role: Role) -> Option<Identity> {
+        let signature = match role {
+            Role::Author => self.repo.author(),
+            Role::Committer => self.repo.committer(),
+        };
+        let signature = signature?.ok()?;
+        let time = signature.time().ok()?;
+        Some(Identity {
+            name: signature.name.to_str_lossy().into_owned(),
+            email: signature.email.to_str_lossy().into_owned(),
+            seconds: time.seconds,
+            offset: time.offset,
+        })
+    }
+
+    /// The commit that `rev` names, as `git rev-parse rev^{commit}` has it.
     pub fn resolve(&self, rev: &str) -> Result<Oid, RevisionError> {
-        unimplemented!()
+        let unknown = |source| RevisionError::Unknown { rev: rev.to_owned(), source };
+        self.repo.refs.force_refresh_packed_buffer().map_err(unknown)?;
+        let id = self.repo.rev_parse_single(rev).map_err(unknown)?;
+        let commit = id.object().map_err(unknown)?.peel_to_kind(gix::objs::Kind::Commit).map_err(unknown)?;
+        Ok(commit.id)
+    }
+}
+
+fn open_options(trust: gix::sec::Trust) -> gix::open::Options {
+    use gix::sec::trust::DefaultForLevel as _;
+    gix::open::Options::default_for_level(trust).config_overrides(["core.useReplaceRefs=false"])
+}
+
+fn refusal(start: &Path, source: gix::Error) -> OpenError {
+    let start = start.to_owned();
+    if source.is_not_found() { OpenError::NotFound { start, source } } else { OpenError::Unreadable { start, source } }
+}
+
+/// gix opens what it does not understand; git refuses to, and so do we.
+fn check_extensions(repo: &gix::Repository) -> Result<(), OpenError> {
+    let path = || repo.git_dir().to_owned();
+    let snapshot = repo.config_snapshot();
+    // Only version 1 makes extensions binding, but a files-backed writer in a reftable repository does harm in any.
+    let binding = snapshot.integer("core.repositoryFormatVersion").unwrap_or(0) >= 1;
+    for section in snapshot.plumbing().sections_by_name("extensions").into_iter().flatten() {
+        if section.meta().source != gix::config::Source::Local || section.header().subsection_name().is_some() {
+            continue;
+        }
+        for name in section.value_names() {
+            let name = name.to_string();
+            let folded = name.to_ascii_lowercase();
+            if folded == "refstorage" {
+                let format = section.value(name.as_str()).map(|value| value.to_str_lossy().into_owned());
+                let format = format.unwrap_or_default();
+                if format != "files" {
+                    return Err(OpenError::RefStorage { path: path(), format });
+                }
+            } else if binding && !KNOWN_EXTENSIONS.contains(&folded.as_str()) {
+                return Err(OpenError::UnknownExtension { path: path(), name });
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Repo;
+    use super::*;
+
+    fn refusal_of(repo: &Repo) -> String {
+        match Store::open(&repo.path()).map(|store| store.git_dir().to_owned()) {
+            Ok(_) => "opened".into(),
+            Err(OpenError::NotFound { .. }) => "not found".into(),
+            Err(OpenError::DubiousOwnership { .. }) => "ownership".into(),
+            Err(OpenError::RefStorage { format, .. }) => format!("ref storage {format}"),
+            Err(OpenError::UnknownExtension { name, .. }) => format!("extension {name}"),
+            Err(OpenError::Unreadable { .. }) => "unreadable".into(),
+        }
+    }
+
+    #[test]
+    fn a_repository_is_found_from_everywhere_git_finds_it() {
+        let repo = Repo::new();
+        let head = repo.commit(&[("a/b/c", "1")]);
+        repo.git(&["worktree", "add", "-q", "../linked"]);
+        repo.git(&["clone", "-q", "--bare", ".", "../bare"]);
+        let outside = repo.outside();
+        let cases = [
+            (repo.path(), true),
+            (repo.path().join("a/b"), true),
+            (repo.path().join(".git"), true),
+            (outside.join("linked"), true),
+            (outside.join("bare"), false),
+            (outside.join("bare/objects"), false),
+        ];
+        for (start, work_dir) in cases {
+            let store = Store::open(&start).unwrap();
+            assert_eq!(store.head().unwrap(), Some(head), "{start:?}");
+            assert_eq!(store.work_dir().is_some(), work_dir && !start.ends_with(".git"), "{start:?}");
+        }
+        let linked = Store::open(&outside.join("linked")).unwrap();
+        let same = |a: &Path, b: &Path| std::fs::canonicalize(a).unwrap() == std::fs::canonicalize(b).unwrap();
+        assert!(same(linked.common_dir(), repo.store().common_dir()) && !same(linked.git_dir(), linked.common_dir()));
+        assert!(matches!(Store::open(outside), Err(OpenError::NotFound { .. })));
+    }
+
+    #[test]
+    fn what_git_refuses_is_refused() {
+        let refuse = |settings: &[(&str, &str)]| {
+            let repo = Repo::new();
+            for (key, value) in settings {
+                repo.git(&["config", key, value]);
+            }
+            refusal_of(&repo)
+        };
+        let version = ("core.repositoryFormatVersion", "1");
+        assert_eq!(refuse(&[version]), "opened");
+        assert_eq!(refuse(&[version, ("extensions.worktreeConfig", "true")]), "opened");
+        assert_eq!(refuse(&[version, ("extensions.refStorage", "files")]), "opened");
+        assert_eq!(refuse(&[("extensions.fancy", "true")]), "opened");
+        assert_eq!(refuse(&[("extensions.fancy", "true"), version]), "extension fancy");
+        assert_eq!(refuse(&[("extensions.refStorage", "reftable"), version]), "ref storage reftable");
+        assert_eq!(refuse(&[("core.repositoryFormatVersion", "7")]), "unreadable");
+        assert_eq!(refusal_of(&Repo::init(&["--ref-format=reftable"])), "ref storage reftable");
+    }
+
+    #[test]
+    fn a_repository_of_somebody_else_is_refused() {
+        let repo = Repo::new();
+        for path in [repo.path(), repo.path().join(".git")] {
+            // Only root can give a repository away; others cannot make this case.
+            if std::os::unix::fs::chown(&path, Some(12345), None).is_err() {
+                return;
+            }
+        }
+        let error = Store::open(&repo.path()).err().unwrap();
+        assert_eq!(error.to_string(), format!("detected dubious ownership in repository at '{}'", repo.path().display()));
+    }
+
+    #[test]
+    fn settings_identity_and_revisions_are_those_of_git() {
+        let repo = Repo::new();
+        assert_eq!(repo.store().head().unwrap(), None);
+        assert_eq!(repo.store().head_branch().unwrap().as_deref(), Some("refs/heads/main"));
+        let (a, b) = (repo.commit(&[("f", "a")]), repo.commit(&[("f", "b")]));
+        repo.git(&["tag", "-a", "-m", "t", "v1", &a.to_string()]);
+        for (key, value) in [("user.name", "Bo"), ("user.email", "bo@example.org"), ("commit.gpgSign", "yes"), ("cbia.x", "one two")] {
+            repo.git(&["config", key, value]);
+        }
+        let store = repo.store();
+        assert_eq!(store.identity(), Some(("Bo".into(), "bo@example.org".into())));
+        assert_eq!(store.config_string("cbia.x").as_deref(), Some("one two"));
+        assert_eq!((store.config_bool("commit.gpgSign"), store.config_bool("cbia.none")), (Some(true), None));
+        for (rev, id) in [("HEAD", b), ("HEAD~1", a), ("v1", a), ("main", b), (&b.to_string()[..9], b)] {
+            assert_eq!(store.resolve(rev).unwrap(), id, "{rev}");
+        }
+        for rev in ["none", "HEAD:f", "HEAD^{tree}", "", "--all"] {
+            assert!(matches!(store.resolve(rev), Err(RevisionError::Unknown { .. })), "{rev}");
+        }
+        repo.git(&["checkout", "-q", "--detach"]);
+        assert_eq!(repo.store().head_branch().unwrap(), None);
     }
 }
