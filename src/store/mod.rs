@@ -7,6 +7,8 @@ pub mod cache;
 mod clean;
 pub mod durable;
 mod error;
+#[cfg(test)]
+mod fixture;
 pub mod git;
 pub mod ledger;
 pub mod lock;

@@ -135,7 +135,9 @@ impl Store {
         let mut stats = StatCache::load(self.repo.git_dir(), self.repo.object_hash());
         let mut found = Found::new(wanted, limits);
         scan_tree(&self.repo, tree, b"", &mut found, &mut stats)?;
-        stats.save_if_possible(self.repo.git_dir());
+        if !self.read_only {
+            stats.save_if_possible(self.repo.git_dir());
+        }
         Ok(found.finish())
     }
 
@@ -144,7 +146,9 @@ impl Store {
     pub fn scan_worktree(&self, wanted: &Wanted<'_>, limits: ScanLimits) -> Result<Scan, ScanError> {
         let mut stats = StatCache::load(self.repo.git_dir(), self.repo.object_hash());
         let scan = worktree::scan(&self.repo, wanted, limits, &mut stats)?;
-        stats.save_if_possible(self.repo.git_dir());
+        if !self.read_only {
+            stats.save_if_possible(self.repo.git_dir());
+        }
         Ok(scan)
     }
 

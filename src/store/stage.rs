@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::beneath::{Beneath, Missing, split};
-use super::materialise::{MaterialiseError, Source, Write, item_bytes, write_error};
+use super::materialise::{MaterialiseError, Write, item_bytes, write_error};
 use super::stat::FileStat;
 
 const PREFIX: &str = "stage-";

@@ -216,6 +216,9 @@ impl Scanner<'_, '_> {
                 continue;
             }
             for (name, mut what) in names {
+                if name == b".git" {
+                    continue;
+                }
                 let path = join(&folder, &name);
                 if what == FileType::Unknown {
                     what = match self.beneath.stat(&path) {
@@ -225,7 +228,7 @@ impl Scanner<'_, '_> {
                 }
                 if what != FileType::Directory {
                     self.leaf(path, ignored)?;
-                } else if name != b".git" && path.len() <= MAX_PATH_BYTES && !is_ignored(ignored, &path, Mode::DIR)? {
+                } else if path.len() <= MAX_PATH_BYTES && !is_ignored(ignored, &path, Mode::DIR)? {
                     folders.push(path);
                 }
             }
