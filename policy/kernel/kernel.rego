@@ -56,6 +56,7 @@ ledger_ids := {id |
 locked_positions := {position |
 	some position, authority in input.authority_ledger.authority_set
 	authority.source.kind == "file"
+	is_filled(authority.source.locator)
 	authority.hash.alg == "sha256"
 	is_sha256(authority.hash.value)
 	authority.hash.value == input.authority_set_hashes[authority.authority_id]
@@ -117,7 +118,8 @@ objective_ids := {id |
 
 grounded_positions := {position |
 	some position, objective in input.objectives
-	is_string(objective.id)
+	is_filled(objective.id)
+	is_array(objective.source.evidence)
 	objective.source.authority_id in ledger_ids
 }
 
@@ -133,7 +135,7 @@ deny contains reason if {
 		"check": "objectives_grounded",
 		"rule_id": "KER-010",
 		"path": "/objectives",
-		"msg": sprintf("the objective %v draws from no authority of the ledger", [name]),
+		"msg": sprintf("the objective %v draws from no authority of the ledger, or has no list of evidence", [name]),
 	}
 }
 

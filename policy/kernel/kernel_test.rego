@@ -77,7 +77,7 @@ test_hashes_of_unknown_authorities_are_refused if {
 
 test_objectives_must_be_grounded if {
 	changed := having("/objectives/0/source/authority_id", "ROGUE")
-	denied(changed, "objectives_grounded", "the objective O-01 draws from no authority of the ledger")
+	denied(changed, "objectives_grounded", "the objective O-01 draws from no authority of the ledger, or has no list of evidence")
 }
 
 test_objective_ids_are_unique if {

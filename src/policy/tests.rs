@@ -80,9 +80,9 @@ fn each_refusal_names_its_place() {
         ("p if data[input.x].q\n", &["2:1: policy-forbidden data.p.p is"]),
         ("default p := false\ndefault p := true\n", &["3:1: policy-forbidden data.p.p has more than one default"]),
         ("p := 9007199254740992\n", &["2:6: policy-forbidden the number does not survive"]),
-        ("p if 1e400 > input.x\n", &["2:6: policy-forbidden the number does not survive"]),
-        ("p if {\n\tx := input.a\n\tregex.match(`\\d`, x)\n}\n", &["4:14: policy-forbidden the regular expression uses"]),
-        ("p if regex.match(\"(?i)a\", input.x)\n", &["2:18: policy-forbidden the regular expression uses"]),
+        ("p if 1e400 > input.x\n", &["2:6: policy-invalid invalid number"]),
+        ("p if {\n\tx := input.a\n\tregex.match(`\\d`, x)\n}\n", &["4:15: policy-forbidden the regular expression uses"]),
+        ("p if regex.match(\"(?i)a\", input.x)\n", &["2:19: policy-forbidden the regular expression uses"]),
         ("p if regex.match(input.p, input.x)\n", &["2:18: policy-forbidden a regular expression that is computed"]),
         ("p if regex.match(\"[0-9]\", input.x)\n", &[]),
         ("p if q with input as {}\nq if input.x\n", &["2:8: policy-forbidden 'with' replaces"]),
@@ -218,4 +218,140 @@ fn conditions_are_told_apart_with_their_operands() {
           input.missing == 1 does not hold: input.missing is undefined)"]
     );
     assert_eq!(explain.checks["allow"].location.as_ref().map(|l| l.row), Some(3));
+}
+
+/// The document without what one pointer names, for every member of every object in it.
+fn without_each_member(document: &Value) -> Vec<(String, Value)> {
+    fn pointers(value: &Value, at: &str, found: &mut Vec<String>) {
+        let members: Vec<(String, &Value)> = match value {
+            Value::Object(map) => map.iter().map(|(key, value)| (json::escape(key), value)).collect(),
+            Value::Array(items) => items.iter().enumerate().map(|(n, value)| (n.to_string(), value)).collect(),
+            _ => Vec::new(),
+        };
+        for (key, member) in members {
+            let pointer = format!("{at}/{key}");
+            pointers(member, &pointer, found);
+            if value.is_object() {
+                found.push(pointer);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    pointers(document, "", &mut found);
+    let remove = |pointer: String| {
+        let mut copy = document.clone();
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        copy.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(&key.replace("~1", "/").replace("~0", "~"));
+        (pointer, copy)
+    };
+    found.into_iter().map(remove).collect()
+}
+
+#[test]
+fn the_default_bundle_denies_whatever_is_missing() {
+    let loaded = engine::Loaded::new(default_files()).unwrap_or_else(|findings| panic!("{findings:?}"));
+    // Members that say nothing a decision could rest on.
+    let told = ["schema_version", "title", "event", "constraints", "type", "template", "entries/1/sha256"];
+    for (fixture, query) in [
+        ("data.assurance_test.gate", "data.assurance.allow"),
+        ("data.assurance_test.final", "data.assurance.allow"),
+        ("data.control.kernel_test.state", "data.control.kernel.allow"),
+    ] {
+        let document = loaded.value(fixture, &regorus::Value::Null).unwrap().unwrap();
+        let document = serde_json::to_value(&document).unwrap();
+        let allowed = |document: &Value| {
+            let value = loaded.value(query, &regorus::Value::from(document.clone())).unwrap();
+            value == Some(regorus::Value::Bool(true))
+        };
+        assert!(allowed(&document), "{fixture}");
+        let removed = without_each_member(&document);
+        assert!(removed.len() > 20, "{fixture}");
+        let mut waved: Vec<String> = removed.into_iter().filter(|(_, rest)| allowed(rest)).map(|(pointer, _)| pointer).collect();
+        waved.retain(|pointer| !told.iter().any(|name| pointer.ends_with(name)));
+        assert_eq!(waved, Vec::<String>::new(), "{fixture}");
+    }
+}
+
+#[test]
+fn a_denial_names_the_offending_values() {
+    let answer = engine::answer(
+        Request { files: default_files(), ask: Ask::Evaluate { query: "data.assurance.allow".into() } },
+        r#"{"authority_ledger":{"frozen":false},"pre_gen_capsule":{"kernel_decision":"DENY"}}"#,
+    );
+    let Answer::Evaluated { value, explain } = answer else { panic!("{answer:?}") };
+    assert_eq!(value, Some(json!(false)));
+    assert_eq!(
+        explain.explain[1],
+        "auth_immutable: FAIL (the authority ledger is not frozen: frozen is false; the kernel's decision is DENY, not ALLOW)"
+    );
+    let findings = findings_of("data.assurance.allow", &explain);
+    let told: Vec<_> = findings.iter().filter_map(|f| f.pointer.as_deref()).collect();
+    assert!(told.contains(&"/authority_ledger/frozen") && told.contains(&"/pre_gen_capsule/kernel_decision"), "{told:?}");
+    assert!(findings.iter().all(|f| f.code == Code::AssuranceDenied));
+    for name in explain.checks.keys() {
+        assert!(findings.iter().any(|f| f.message.starts_with(&format!("{name}:"))), "{name} is not told");
+    }
+}
+
+#[test]
+fn files_are_checked_before_any_parser() {
+    let file = |path: &str, text: &[u8]| PolicyFile { path: path.parse().unwrap(), text: text.to_vec() };
+    let cases = [
+        (file("policy/a.rego", b"package a\nx := \"\xff\"\n"), Code::PolicyInvalid, Some((2, 7))),
+        (file("policy/a.rego", b"\xef\xbb\xbfpackage a\n"), Code::PolicyInvalid, Some((1, 1))),
+        (file("policy/a.json", b"{}"), Code::PolicyInvalid, None),
+        (file("policy/a.rego", &vec![b'#'; bundle::MAX_FILE_BYTES + 1]), Code::PolicyForbidden, None),
+        (file("policy/a.rego", b"package a\nx := [[[[[[[[[1]]]]]]]]]\n"), Code::PolicyForbidden, Some((2, 14))),
+    ];
+    for (file, code, place) in cases {
+        let findings = Bundle::new(vec![file]).unwrap_err();
+        let got: Vec<_> = findings.iter().map(|f| (f.code, f.line.zip(f.column))).collect();
+        assert_eq!(got, [(code, place)]);
+    }
+    let many = (0..17).map(|n| file(&format!("policy/{n}.rego"), &vec![b'#'; bundle::MAX_FILE_BYTES])).collect();
+    assert_eq!(Bundle::new(many).unwrap_err()[0].code, Code::PolicyForbidden);
+    let twice = vec![file("policy/a.rego", b"package a\n"), file("policy/a.rego", b"package b\n")];
+    assert_eq!(Bundle::new(twice).unwrap_err()[0].code, Code::PolicyInvalid);
+}
+
+#[test]
+fn the_hash_is_the_listing_of_the_policies_without_the_tests() {
+    let file = |path: &str, text: &str| PolicyFile { path: path.parse().unwrap(), text: text.as_bytes().to_vec() };
+    let (b, a, test) = (
+        file("policy/b.rego", "package b\n"),
+        file("policy/a.rego", "package a\n"),
+        file("policy/a_test.rego", "package a_test\n"),
+    );
+    let listing = format!("{}  policy/a.rego\n{}  policy/b.rego\n", Digest::of(b"package a\n"), Digest::of(b"package b\n"));
+    let bundle = Bundle::new(vec![b, test, a]).unwrap();
+    assert_eq!(bundle.hash(), Digest::of(listing.as_bytes()));
+    assert_eq!((bundle.policies().len(), bundle.tests().len()), (2, 1));
+}
+
+#[test]
+fn every_ingredient_is_in_the_memo_key() {
+    let bundle = |text: &str| {
+        Bundle::new(vec![PolicyFile { path: "policy/p.rego".parse().unwrap(), text: text.as_bytes().to_vec() }]).unwrap()
+    };
+    let (one, two) = (bundle("package p\n"), bundle("package q\n"));
+    let (x, y) = (json!({"x": 1}), json!({"x": 2}));
+    let keys = [
+        memo_key(&Question { bundle: &one, query: "data.p.allow", input: &x }),
+        memo_key(&Question { bundle: &two, query: "data.p.allow", input: &x }),
+        memo_key(&Question { bundle: &one, query: "data.q.allow", input: &x }),
+        memo_key(&Question { bundle: &one, query: "data.p.allow", input: &y }),
+    ];
+    assert_eq!(keys.iter().collect::<std::collections::BTreeSet<_>>().len(), keys.len());
+    assert_eq!(
+        keys[0].to_string(),
+        "0acac3d6bb3d711d2979219dd97b019d76883021f802d5589a0092ed044330b6",
+        "raise MEMO_VERSION if the key's data changed"
+    );
+}
+
+#[test]
+fn the_engine_version_is_the_one_that_is_built_in() {
+    let lock = include_str!("../../Cargo.lock");
+    let wanted = format!("name = \"{}\"\nversion = \"{}\"\n", engine::NAME, engine::ENGINE_VERSION);
+    assert!(lock.contains(&wanted), "{wanted}");
 }

@@ -337,12 +337,16 @@ impl Linter<'_, '_> {
             if matches!(expr, Expr::ArrayCompr { .. } | Expr::SetCompr { .. } | Expr::ObjectCompr { .. }) {
                 continue;
             }
-            if let Expr::RefBrack { index, .. } = expr
-                && let Expr::Var { span, .. } = index.as_ref()
-                && !names.contains(span.text())
-                && self.scope.root(span.text()) == Root::Local
-            {
-                return Some(span.clone());
+            // What is below a reference stands in its brackets.
+            if matches!(expr, Expr::RefDot { .. } | Expr::RefBrack { .. }) {
+                for part in walk::children(expr) {
+                    if let Expr::Var { span, .. } = part
+                        && !names.contains(span.text())
+                        && self.scope.root(span.text()) == Root::Local
+                    {
+                        return Some(span.clone());
+                    }
+                }
             }
             pending.extend(walk::children(expr));
         }
