@@ -7,9 +7,9 @@ package control.kernel
 default allow := false
 
 allow if {
-	every name, passed in checks {
+	count(checks) > 0
+	every _, passed in checks {
 		passed == true
-		name != ""
 	}
 	count(deny) == 0
 }
@@ -23,6 +23,16 @@ checks := {
 	"no_mechanical_errors": no_mechanical_errors,
 	"objectives_grounded": objectives_grounded,
 	"phases_declared": phases_declared,
+}
+
+is_sha256(text) if {
+	is_string(text)
+	regex.match("^[0-9a-f]{64}$", text)
+}
+
+is_filled(text) if {
+	is_string(text)
+	trim_space(text) != ""
 }
 
 # Authorities: frozen, not empty, and each one's pinned hash is the one that was computed from its bytes.
@@ -46,8 +56,9 @@ ledger_ids := {id |
 locked_positions := {position |
 	some position, authority in input.authority_ledger.authority_set
 	authority.source.kind == "file"
+	is_filled(authority.source.locator)
 	authority.hash.alg == "sha256"
-	regex.match("^[0-9a-f]{64}$", authority.hash.value)
+	is_sha256(authority.hash.value)
 	authority.hash.value == input.authority_set_hashes[authority.authority_id]
 }
 
@@ -58,7 +69,7 @@ unlocked_authorities := {name |
 }
 
 deny contains reason if {
-	frozen := object.get(object.get(input, "authority_ledger", {}), "frozen", "missing")
+	frozen := object.get(input, ["authority_ledger", "frozen"], "missing")
 	frozen != true
 	reason := {
 		"check": "authorities_locked",
@@ -107,7 +118,8 @@ objective_ids := {id |
 
 grounded_positions := {position |
 	some position, objective in input.objectives
-	is_string(objective.id)
+	is_filled(objective.id)
+	is_array(objective.source.evidence)
 	objective.source.authority_id in ledger_ids
 }
 
@@ -123,7 +135,7 @@ deny contains reason if {
 		"check": "objectives_grounded",
 		"rule_id": "KER-010",
 		"path": "/objectives",
-		"msg": sprintf("the objective %v draws from no authority of the ledger", [name]),
+		"msg": sprintf("the objective %v draws from no authority of the ledger, or has no list of evidence", [name]),
 	}
 }
 
@@ -148,6 +160,7 @@ artifact_paths := {path |
 serving_positions := {position |
 	some position, artifact in input.gen.artifacts
 	is_string(artifact.path)
+	is_array(artifact.objectives)
 	count(artifact.objectives) > 0
 	every id in artifact.objectives {
 		id in objective_ids
@@ -177,7 +190,13 @@ default graph_closed := false
 graph_closed if {
 	is_array(input.dependency_graph.nodes)
 	is_array(input.dependency_graph.edges)
+	count(node_ids) == count(input.dependency_graph.nodes)
 	count(dangling_edges) == 0
+}
+
+# A repository without a graph says so with null.
+graph_closed if {
+	input.dependency_graph == null
 }
 
 node_ids := {id |
@@ -246,7 +265,8 @@ inputs_pinned if {
 pinned_positions := {position |
 	some position, file in input.inputs_manifest.files
 	is_string(file.path)
-	regex.match("^[0-9a-f]{64}$", file.sha256)
+	is_sha256(file.sha256)
+	is_number(file.bytes)
 	file.bytes >= 0
 }
 
@@ -271,8 +291,8 @@ deny contains reason if {
 default executor_declared := false
 
 executor_declared if {
-	input.gen_executor.kind in {"builtin", "local", "external"}
-	is_string(input.gen_executor.version)
+	is_filled(input.gen_executor.kind)
+	is_filled(input.gen_executor.version)
 }
 
 # What the mechanical checks found.

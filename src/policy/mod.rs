@@ -263,3 +263,6 @@ pub fn check(cage: &Cage, bundle: &Bundle) -> Vec<Finding> {
         Err(error) => vec![refusal(&error)],
     }
 }
+
+#[cfg(test)]
+mod tests;

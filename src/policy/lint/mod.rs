@@ -12,10 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use regorus::unstable::{BUILTINS, Expr, Literal, LiteralStmt, Module, Ref, Rule, RuleBody, RuleHead, Span};
 
-use self::program::{Kind, Program, Root, RulePath, Scope, package_of, place, static_path};
+use self::program::{Kind, Program, Root, RulePath, Scope, package_of, static_path};
 use self::walk::{Node, walk};
 use crate::document::finding::{Code, Finding};
-use crate::document::json::MAX_SAFE_INTEGER;
+use crate::document::json::{MAX_SAFE_INTEGER, line_column};
 
 /// Part of every memo key: raise it with any change to what is refused.
 pub const VERSION: u64 = 1;
@@ -337,12 +337,16 @@ impl Linter<'_, '_> {
             if matches!(expr, Expr::ArrayCompr { .. } | Expr::SetCompr { .. } | Expr::ObjectCompr { .. }) {
                 continue;
             }
-            if let Expr::RefBrack { index, .. } = expr
-                && let Expr::Var { span, .. } = index.as_ref()
-                && !names.contains(span.text())
-                && self.scope.root(span.text()) == Root::Local
-            {
-                return Some(span.clone());
+            // What is below a reference stands in its brackets.
+            if matches!(expr, Expr::RefDot { .. } | Expr::RefBrack { .. }) {
+                for part in walk::children(expr) {
+                    if let Expr::Var { span, .. } = part
+                        && !names.contains(span.text())
+                        && self.scope.root(span.text()) == Root::Local
+                    {
+                        return Some(span.clone());
+                    }
+                }
             }
             pending.extend(walk::children(expr));
         }
@@ -350,9 +354,11 @@ impl Linter<'_, '_> {
     }
 }
 
+/// An expression's span begins at its first byte, but has the line and column of its operator.
 fn finding(span: &Span, message: impl Into<String>) -> Finding {
-    let place = place(span);
-    Finding::error(Code::PolicyForbidden, message).at(place.file).on(place.row, place.col)
+    let source = &span.source;
+    let (line, column) = line_column(source.get_contents().as_bytes(), span.start as usize);
+    Finding::error(Code::PolicyForbidden, message).at(source.get_path()).on(line, column)
 }
 
 fn head_ref(rule: &Rule) -> &Expr {
