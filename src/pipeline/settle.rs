@@ -9,7 +9,7 @@ use super::inputs::Inputs;
 use super::run::{Ended, Mode, Options, Origin, Report};
 use super::step::{Admitted, Gates, Output, Whole, counted, spelled};
 use crate::document::SCHEMA_VERSION;
-use crate::document::cache_entry::{CacheKey, CacheMeta, CacheUse};
+use crate::document::cache_entry::{CacheKey, CacheMeta};
 use crate::document::digest::Digest;
 use crate::document::finding::{Code, Finding, Severity, refuses};
 use crate::document::inputs_manifest::FileEntry;
@@ -18,7 +18,7 @@ use crate::document::machine::{Event, Miss, Outcome, PhaseDocument, RunDocument}
 use crate::document::path::RepoPath;
 use crate::document::phase::Phase;
 use crate::document::record::{Links, PhaseStatus, Record, RecordEvent, RecordedFinding, RecordedPhase};
-use crate::document::run_ledger::RunLedger;
+use crate::document::run_ledger::{CacheUse, RunLedger};
 use crate::gate::paths::is_evidence;
 use crate::phase::r#gen::{Produced, RUN_LEDGER_PATH};
 use crate::phase::{Evidence, path};

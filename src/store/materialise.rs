@@ -38,10 +38,22 @@ const MAX_DIFFED: usize = 4 << 20;
 pub struct Materialise {
     /// Every output, at its path.
     pub files: BTreeMap<RepoPath, WriteItem>,
-    /// Whether what an earlier run wrote at paths that are not in `files` is removed.
-    pub remove_strays: bool,
+    /// What an earlier run wrote at paths that are not in `files`.
+    pub strays: Strays,
     /// Whether files that a person edited are overwritten, and links at an output's place replaced.
     pub force: bool,
+}
+
+/// Which outputs of an earlier run are removed because they are not wanted any more.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Strays {
+    /// None.
+    #[default]
+    Keep,
+    /// Those whose path is chosen.
+    Matching(fn(&RepoPath) -> bool),
+    /// All.
+    All,
 }
 
 /// One file to write.
@@ -131,6 +143,13 @@ pub enum MaterialiseError {
         /// The cause.
         source: io::Error,
     },
+}
+
+impl MaterialiseError {
+    /// Whether what was to be written is at fault, rather than the place it was to be written to.
+    pub fn is_content(&self) -> bool {
+        matches!(self, Self::Object { .. } | Self::Mismatch { .. })
+    }
 }
 
 /// What is to be done about one output.
@@ -226,10 +245,13 @@ impl<'r, 'p, 's> Decision<'r, 'p, 's> {
 
     /// Notes what was written last time, is not wanted any more, and is still what was written.
     fn strays(&mut self) -> Result<(), MaterialiseError> {
-        if !self.plan.remove_strays {
-            return Ok(());
-        }
-        let gone: Vec<_> = self.stats.output_paths().filter(|path| !self.plan.files.contains_key(*path)).cloned().collect();
+        let stray = |path: &RepoPath| match self.plan.strays {
+            Strays::Keep => false,
+            Strays::Matching(matches) => matches(path),
+            Strays::All => true,
+        };
+        let gone: Vec<_> =
+            self.stats.output_paths().filter(|path| stray(path) && !self.plan.files.contains_key(*path)).cloned().collect();
         for path in gone {
             let Some(entry) = self.stats.written(&path) else { continue };
             let stat = match self.beneath.stat(path.as_str().as_bytes()) {

@@ -18,7 +18,7 @@ fn plan(f: &Fixture, files: &[(&str, &str)], class: Class, stored: bool) -> Mate
         WriteItem { id, sha256: Digest::of(text.as_bytes()), source, class }
     };
     let files = files.iter().map(|(path, text)| (path.parse().unwrap(), item(text))).collect();
-    Materialise { files, remove_strays: true, force: false }
+    Materialise { files, strays: Strays::All, force: false }
 }
 
 fn run(f: &Fixture, files: &[(&str, &str)]) -> Materialised {
