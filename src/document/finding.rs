@@ -47,6 +47,8 @@ macro_rules! codes {
 }
 
 codes! {
+    Usage = "usage": "The command line is wrong.",
+    CommandFailed = "command-failed": "A command could not be carried out.",
     #[unreadable] DocumentMissing = "document-missing": "A document that the pipeline cannot do without is not there.",
     #[unreadable] DocumentMalformed = "document-malformed": "A document is not strict JSON: syntax, encoding, a duplicate key, or a number that does not survive a double.",
     #[unreadable] DocumentSchema = "document-schema": "A document does not satisfy its JSON Schema.",

@@ -107,3 +107,24 @@ pub struct PlainDocument<'a> {
     /// The command's own result.
     pub result: serde_json::Value,
 }
+
+impl RunDocument {
+    /// A run or status that could not be carried out.
+    pub fn failed(command: &'static str, findings: Vec<Finding>) -> Self {
+        Self {
+            schema_version: super::SCHEMA_VERSION,
+            command,
+            outcome: Outcome::Failed,
+            event: Event::None,
+            state_key: None,
+            executor_key: None,
+            capsule_hash: None,
+            run: None,
+            record: None,
+            phases: Vec::new(),
+            artifacts: BTreeMap::new(),
+            miss: Vec::new(),
+            findings,
+        }
+    }
+}

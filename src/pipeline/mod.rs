@@ -8,6 +8,7 @@ pub mod run;
 mod settle;
 mod step;
 
+pub use self::step::{counted, spelled};
 use crate::store::StoreError;
 use crate::store::materialise::MaterialiseError;
 use crate::store::snapshot::ScanError;

@@ -1,0 +1,86 @@
+//! The environment: the only place that reads arguments, variables and the program's own path.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::error::CommandError;
+use crate::document::finding::{Code, Finding};
+use crate::document::path::{RepoPath, printable};
+use crate::pipeline::inputs::ExecutorSource;
+use crate::policy::Cage;
+use crate::store::Store;
+use crate::store::open::OpenOptions;
+
+/// The largest executor configuration, in bytes.
+const MAX_CONFIG: u64 = 1 << 20;
+
+/// What the program was started with.
+pub struct Environment {
+    /// The arguments, the program's name first.
+    pub arguments: Vec<OsString>,
+    executor_config: Option<OsString>,
+    prefix: Option<OsString>,
+    program: PathBuf,
+}
+
+impl Environment {
+    /// Reads it.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+    pub fn read() -> Self {
+        Self {
+            arguments: std::env::args_os().collect(),
+            executor_config: std::env::var_os("CBIA_GEN_EXECUTOR_CONFIG").filter(|value| !value.is_empty()),
+            prefix: std::env::var_os("GIT_PREFIX").filter(|value| !value.is_empty()),
+            program: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("git-cbia")),
+        }
+    }
+
+    /// Opens the repository that the command was started in, as git would.
+    pub fn open(&self) -> Result<Store, CommandError> {
+        let options = OpenOptions { from_environment: true, read_only: false };
+        Store::open_with(Path::new("."), options).map_err(CommandError::from)
+    }
+
+    /// Where policies are evaluated: in this same program, under limits.
+    pub fn cage(&self) -> Cage {
+        Cage::new(&self.program)
+    }
+
+    /// Where the executor's configuration is: `CBIA_GEN_EXECUTOR_CONFIG`, else the repository.
+    pub fn executor(&self) -> Result<ExecutorSource, CommandError> {
+        let Some(name) = &self.executor_config else { return Ok(ExecutorSource::Repository) };
+        let (path, shown) = (Path::new(name), printable(&name.to_string_lossy()));
+        let unreadable = |why: String| {
+            let finding = Finding::error(Code::DocumentMissing, format!("CBIA_GEN_EXECUTOR_CONFIG names {shown}, which cannot be read: {why}"));
+            CommandError::found(finding.at(&shown).hint("correct the variable, or unset it for the repository's own executor"))
+        };
+        match std::fs::metadata(path) {
+            Ok(metadata) if metadata.is_file() && metadata.len() <= MAX_CONFIG => {}
+            Ok(_) => return Err(unreadable(format!("it is not a regular file of at most {MAX_CONFIG} bytes"))),
+            Err(error) => return Err(unreadable(error.to_string())),
+        }
+        let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
+        Ok(ExecutorSource::File(shown, bytes))
+    }
+
+    /// The repository path of a file that was named on the command line, relative to where the command was started.
+    pub fn repo_path(&self, store: &Store, given: &Path) -> Result<RepoPath, CommandError> {
+        let refuse = |why: &str| CommandError::usage(&format!("'{}' {why}", printable(&given.to_string_lossy())));
+        let top = store.work_dir().ok_or_else(|| CommandError::usage("this command needs a work tree, and the repository is bare"))?;
+        let absolute = std::path::absolute(".").map_err(|error| refuse(&error.to_string()))?;
+        let start = match &self.prefix {
+            // An alias is started at the top and says where it was called.
+            Some(prefix) => absolute.join(prefix),
+            None => absolute,
+        };
+        let real = |path: &Path| std::fs::canonicalize(path);
+        let folder = start.join(given);
+        let name = folder.file_name().ok_or_else(|| refuse("is not a file"))?.to_owned();
+        let parent = real(folder.parent().unwrap_or(&start)).map_err(|error| refuse(&format!("cannot be found: {error}")))?;
+        let top = real(top).map_err(|error| refuse(&error.to_string()))?;
+        let inside = parent.join(name);
+        let inside = inside.strip_prefix(&top).map_err(|_| refuse("is outside the repository"))?;
+        let text = inside.to_str().ok_or_else(|| refuse("is not valid UTF-8"))?;
+        text.parse().map_err(|error: crate::document::path::PathError| CommandError::usage(&error.to_string()))
+    }
+}

@@ -1,0 +1,119 @@
+//! How commands fail: what the thing is, what the cause is, and the next step.
+
+use crate::document::finding::{Code, Finding};
+use crate::pipeline::PipelineError;
+use crate::store::StoreError;
+use crate::store::open::{OpenError, RevisionError};
+
+/// Exit codes, a documented part of the interface.
+pub mod exit {
+    /// Done.
+    pub const DONE: u8 = 0;
+    /// Denied, or verification refused.
+    pub const DENIED: u8 = 1;
+    /// The command line is wrong.
+    pub const USAGE: u8 = 2;
+    /// A document, setting or repository is unreadable or invalid.
+    pub const UNREADABLE: u8 = 3;
+    /// A ref moved at the same time: try again.
+    pub const MOVED: u8 = 4;
+    /// The executor failed.
+    pub const EXECUTOR: u8 = 5;
+    /// CHECK failed.
+    pub const CHECK: u8 = 6;
+    /// What the command did is done, but its result could not be printed.
+    pub const UNPRINTED: u8 = 7;
+}
+
+/// A command that could not be carried out.
+#[derive(Debug)]
+pub struct CommandError {
+    /// The exit code.
+    pub code: u8,
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+}
+
+impl CommandError {
+    /// The command line is wrong.
+    pub fn usage(message: &str) -> Self {
+        let message = message.strip_prefix("error: ").unwrap_or(message);
+        Self { code: exit::USAGE, findings: vec![Finding::error(Code::Usage, message)] }
+    }
+
+    /// A document or setting is wrong.
+    pub fn found(finding: Finding) -> Self {
+        Self { code: exit::UNREADABLE, findings: vec![finding] }
+    }
+
+    /// Documents are wrong.
+    pub fn all(code: u8, findings: Vec<Finding>) -> Self {
+        Self { code, findings }
+    }
+
+    fn failed(code: u8, error: &dyn std::error::Error, hint: Option<&str>) -> Self {
+        let mut finding = Finding::error(Code::CommandFailed, crate::pipeline::spelled(error));
+        finding.hint = hint.map(str::to_owned);
+        Self { code, findings: vec![finding] }
+    }
+}
+
+impl From<OpenError> for CommandError {
+    fn from(error: OpenError) -> Self {
+        let hint = match &error {
+            OpenError::NotFound { .. } => "run git init first, or change into a repository".to_owned(),
+            OpenError::DubiousOwnership { path } => {
+                format!("if you trust it: git config --global --add safe.directory '{}'", path.display())
+            }
+            OpenError::RefStorage { .. } => "git refs migrate --ref-format=files converts it".to_owned(),
+            OpenError::UnknownExtension { .. } => "a newer git cbia may know it".to_owned(),
+            OpenError::Unreadable { .. } => "git status says what git thinks of it".to_owned(),
+        };
+        Self::failed(exit::UNREADABLE, &error, Some(&hint))
+    }
+}
+
+impl From<RevisionError> for CommandError {
+    fn from(error: RevisionError) -> Self {
+        Self::failed(exit::UNREADABLE, &error, Some("git log shows the commits there are"))
+    }
+}
+
+impl From<StoreError> for CommandError {
+    fn from(error: StoreError) -> Self {
+        match &error {
+            StoreError::Moved { .. } => Self::failed(exit::MOVED, &error, Some("run the command again")),
+            StoreError::Damaged { .. } => {
+                Self::failed(exit::UNREADABLE, &error, Some("fetch the ledger from a clone that has it, or look for it with git fsck --lost-found"))
+            }
+            _ => Self::failed(exit::UNREADABLE, &error, None),
+        }
+    }
+}
+
+impl From<PipelineError> for CommandError {
+    fn from(error: PipelineError) -> Self {
+        match error {
+            PipelineError::Store(error) => error.into(),
+            error => Self::failed(exit::UNREADABLE, &error, None),
+        }
+    }
+}
+
+macro_rules! through_store {
+    ($($error:path),+) => {
+        $(impl From<$error> for CommandError {
+            fn from(error: $error) -> Self {
+                StoreError::from(error).into()
+            }
+        })+
+    };
+}
+
+through_store!(crate::store::refs::RefError, crate::store::object::ObjectError, crate::store::tree::TreeError);
+
+impl From<crate::store::snapshot::ScanError> for CommandError {
+    fn from(error: crate::store::snapshot::ScanError) -> Self {
+        PipelineError::from(error).into()
+    }
+}

@@ -1,0 +1,117 @@
+//! F5: the command line. One file per command; printing, the environment, settings and exit codes are here and nowhere else.
+
+mod authority;
+mod cache;
+mod environment;
+mod error;
+mod init;
+mod log;
+mod policy;
+mod run;
+mod show;
+mod status;
+mod ui;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::environment::Environment;
+use self::error::CommandError;
+use self::ui::Ui;
+use crate::store::Store;
+
+pub use self::error::exit;
+
+/// Generated files earn their place.
+///
+/// Nothing is generated before its sources are locked, a control kernel has admitted the state, and a policy has allowed it. Every run is
+/// stored as git objects under refs/cbia/, so that it can be replayed, shown and shared with ordinary git.
+#[derive(Parser)]
+#[command(name = "git cbia", bin_name = "git cbia", version, max_term_width = 100, arg_required_else_help = true)]
+struct Cli {
+    /// Print exactly one JSON document on standard output.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Init(init::Args),
+    Run(run::Args),
+    Status(status::Args),
+    Log(log::Args),
+    Show(show::Args),
+    Authority(authority::Args),
+    Policy(policy::Args),
+    Cache(cache::Args),
+}
+
+impl Command {
+    fn name(&self) -> &'static str {
+        match self {
+            Command::Init(_) => "init",
+            Command::Run(_) => "run",
+            Command::Status(_) => "status",
+            Command::Log(_) => "log",
+            Command::Show(_) => "show",
+            Command::Authority(_) => "authority",
+            Command::Policy(_) => "policy",
+            Command::Cache(_) => "cache",
+        }
+    }
+}
+
+/// What every command is given.
+struct Context<'a> {
+    environment: &'a Environment,
+    store: &'a Store,
+}
+
+/// The program: reads its arguments, runs the command, and says how it ended.
+pub fn main() -> ExitCode {
+    let environment = Environment::read();
+    if environment.arguments.get(1).is_some_and(|first| first == crate::policy::cage::ARGUMENT) {
+        return crate::policy::cage::serve();
+    }
+    crate::store::install_signal_handlers();
+    let wants_json = environment.arguments.iter().any(|argument| argument == "--json");
+    let cli = match Cli::try_parse_from(&environment.arguments) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, wants_json),
+    };
+    let mut ui = Ui::new(cli.json, cli.command.name());
+    let result = execute(&environment, cli.command, &mut ui);
+    let code = match result {
+        Ok(code) => code,
+        Err(error) => ui.fail(&error),
+    };
+    ui.finish(code)
+}
+
+fn execute(environment: &Environment, command: Command, ui: &mut Ui) -> Result<u8, CommandError> {
+    let store = environment.open()?;
+    let context = Context { environment, store: &store };
+    match command {
+        Command::Init(args) => init::run(&context, &args, ui),
+        Command::Run(args) => run::run(&context, &args, ui),
+        Command::Status(args) => status::run(&context, &args, ui),
+        Command::Log(args) => log::run(&context, &args, ui),
+        Command::Show(args) => show::run(&context, &args, ui),
+        Command::Authority(args) => authority::run(&context, &args, ui),
+        Command::Policy(args) => policy::run(&context, &args, ui),
+        Command::Cache(args) => cache::run(&context, &args, ui),
+    }
+}
+
+fn usage(error: &clap::Error, wants_json: bool) -> ExitCode {
+    let mut ui = Ui::new(wants_json, "usage");
+    if !error.use_stderr() {
+        ui.line(error.render().to_string().trim_end());
+        return ui.finish(exit::DONE);
+    }
+    let code = ui.fail(&CommandError::usage(error.render().to_string().trim_end()));
+    ui.finish(code)
+}

@@ -1,0 +1,108 @@
+use super::error::{CommandError, exit};
+use super::ui::Ui;
+use super::Context;
+use crate::document::machine::{Event, RunDocument};
+use crate::document::path::RepoPath;
+use crate::document::phase::Phase;
+use crate::document::record::PhaseStatus;
+use crate::pipeline::inputs::From;
+use crate::pipeline::run::{Ended, Mode, Options, Report, run as run_pipeline};
+
+/// Lock, admit and generate, or replay what is known.
+///
+/// Reads the work tree (or a commit), takes it through the gates, and generates only if nothing is known of exactly this state. Writes the
+/// artifacts and the evidence into the work tree, and a record to refs/cbia/ledger.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Read the inputs from this commit instead of the work tree.
+    #[arg(long, value_name = "REV")]
+    commit: Option<String>,
+    /// Go through OPA_GATE only, and write nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Overwrite generated files that somebody edited.
+    #[arg(long)]
+    force: bool,
+}
+
+/// How many artifacts are listed; `--json` gives all of them.
+const MAX_LISTED: usize = 20;
+
+pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, CommandError> {
+    let mode = if args.dry_run { Mode::DryRun } else { Mode::Run };
+    let report = pipeline(context, args.commit.as_deref(), mode, args.force)?;
+    ui.findings(&report.document.findings);
+    if report.document.event != Event::Replayed {
+        super::status::print_misses(&report.document, ui);
+    }
+    print(&report.document, ui);
+    if let Some(done) = report.work_tree.as_ref().filter(|_| report.ended == Ended::Done) {
+        let removed = done.removed.len();
+        let strays = if removed == 0 { String::new() } else { format!(", {removed} no longer generated and removed") };
+        ui.note(&format!("work tree: {} written, {} in place{strays}", done.written.len(), done.in_place));
+    }
+    ui.document(&report.document);
+    Ok(code(report.ended))
+}
+
+/// Runs the pipeline with what the command line and the environment say.
+pub fn pipeline(context: &Context<'_>, commit: Option<&str>, mode: Mode, force: bool) -> Result<Report, CommandError> {
+    let from = match commit {
+        Some(rev) => From::Tree(context.store.tree_of(&context.store.resolve(rev)?)?),
+        None if context.store.work_dir().is_none() => {
+            let message = "this repository is bare: it has no work tree to read inputs from; name a commit with --commit";
+            return Err(CommandError::usage(message));
+        }
+        None => From::WorkTree,
+    };
+    let cage = context.environment.cage();
+    let executor = context.environment.executor()?;
+    Ok(run_pipeline(context.store, &Options { from, executor, mode, force, cage: &cage })?)
+}
+
+/// The exit code of a pipeline's end.
+pub fn code(ended: Ended) -> u8 {
+    match ended {
+        Ended::Done => exit::DONE,
+        Ended::Denied | Ended::Refused => exit::DENIED,
+        Ended::Unreadable => exit::UNREADABLE,
+        Ended::ExecutorFailed => exit::EXECUTOR,
+    }
+}
+
+/// Prints phases, artifacts, run and record.
+pub fn print(document: &RunDocument, ui: &mut Ui) {
+    for phase in &document.phases {
+        let mut line = format!("{:<15} {:<9}", phase.phase, phase.status.as_str());
+        match (phase.phase, phase.status) {
+            (Phase::PreGen, PhaseStatus::Passed | PhaseStatus::Failed) => {
+                let decision = if phase.status == PhaseStatus::Passed { "ALLOW" } else { "DENY" };
+                let capsule = document.capsule_hash.map(|hash| format!(" (capsule {})", hash.short())).unwrap_or_default();
+                line.push_str(&format!(" kernel {decision}{capsule}"));
+            }
+            (Phase::OpaGate, PhaseStatus::Passed) => line.push_str(" data.assurance.allow = true"),
+            (Phase::OpaGate, PhaseStatus::Failed) => line.push_str(" data.assurance.allow is not true"),
+            (Phase::Gen, PhaseStatus::Executed | PhaseStatus::Replayed) => {
+                let count = document.artifacts.len();
+                let key = phase.cache_key.map(|key| key.short()).unwrap_or_default();
+                let artifacts = if count == 0 { String::new() } else { format!(" {}", crate::pipeline::counted(count, "artifact", "artifacts")) };
+                line.push_str(&format!("{artifacts} (key {key})"));
+            }
+            _ => {}
+        }
+        ui.line(line.trim_end());
+    }
+    let listed = |(path, digest): (&RepoPath, &crate::document::digest::Digest)| format!("  {}  {path}", digest.short());
+    for line in document.artifacts.iter().take(MAX_LISTED).map(listed) {
+        ui.line(&line);
+    }
+    if document.artifacts.len() > MAX_LISTED {
+        ui.line(&format!("  and {} more", document.artifacts.len() - MAX_LISTED));
+    }
+    if let Some(run) = &document.run {
+        ui.line(&format!("run    {run}"));
+    }
+    if let Some(record) = &document.record {
+        ui.line(&format!("record {record} on refs/cbia/ledger"));
+    }
+}
