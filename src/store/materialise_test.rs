@@ -338,14 +338,20 @@ fn a_racy_entry_is_not_trusted_because_the_cache_was_written_again() {
     let git_dir = f.store().repo.git_dir().to_owned();
     let written = std::fs::metadata(f.top().join("a")).unwrap().modified().unwrap();
     let date = |time| File::options().append(true).open(git_dir.join("cbia/stat")).unwrap().set_modified(time).unwrap();
+    let a = "a".parse().unwrap();
+    let stat = FileStat::from(&rustix::fs::lstat(f.top().join("a")).unwrap());
+    let mut stats = StatCache::load(&git_dir, f.store().repo.object_hash());
+    let entry = stats.written(&a).unwrap();
+    stats.put_input(&a, Entry { stat, ..entry });
+    stats.save(&StatCache::lock(&git_dir).unwrap()).unwrap();
     date(written);
     let mut other = plan(&f, &[("b", "x")], Class::Artifact, false);
     other.remove_strays = false;
     drop(f.store().materialise(&other).unwrap());
     date(written + std::time::Duration::from_secs(10));
     let stats = StatCache::load(&git_dir, f.store().repo.object_hash());
-    let entry = stats.written(&"a".parse().unwrap()).unwrap();
-    let stat = FileStat::from(&rustix::fs::lstat(f.top().join("a")).unwrap());
+    let entry = stats.written(&a).unwrap();
+    assert!(stats.input(&a, &stat, 0).is_none());
     assert_eq!((entry.sha256, stats.is_untouched(&entry, &stat)), (Digest::of(b"old"), false));
 }
 
