@@ -1,4 +1,5 @@
 use rustix::fs::CWD;
+use std::fs::File;
 use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -328,4 +329,46 @@ fn a_folder_that_is_swapped_for_a_link_leads_nowhere() {
     });
     assert!(refused > 0, "the swap was never met");
     assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+}
+
+#[test]
+fn a_racy_entry_is_not_trusted_because_the_cache_was_written_again() {
+    let f = Fixture::new();
+    drop(run(&f, &[("a", "old")]));
+    let git_dir = f.store().repo.git_dir().to_owned();
+    let written = std::fs::metadata(f.top().join("a")).unwrap().modified().unwrap();
+    let date = |time| File::options().append(true).open(git_dir.join("cbia/stat")).unwrap().set_modified(time).unwrap();
+    let a = "a".parse().unwrap();
+    let stat = FileStat::from(&rustix::fs::lstat(f.top().join("a")).unwrap());
+    let mut stats = StatCache::load(&git_dir, f.store().repo.object_hash());
+    let entry = stats.written(&a).unwrap();
+    stats.put_input(&a, Entry { stat, ..entry });
+    stats.save(&StatCache::lock(&git_dir).unwrap()).unwrap();
+    date(written);
+    let mut other = plan(&f, &[("b", "x")], Class::Artifact, false);
+    other.remove_strays = false;
+    drop(f.store().materialise(&other).unwrap());
+    date(written + std::time::Duration::from_secs(10));
+    let stats = StatCache::load(&git_dir, f.store().repo.object_hash());
+    let entry = stats.written(&a).unwrap();
+    assert!(stats.input(&a, &stat, 0).is_none());
+    assert_eq!((entry.sha256, stats.is_untouched(&entry, &stat)), (Digest::of(b"old"), false));
+}
+
+#[test]
+fn a_file_that_changed_after_the_decision_is_left_alone() {
+    let f = Fixture::new();
+    f.write(&[("a", "a person's")]);
+    let plan = plan(&f, &[("a", "new"), ("b", "new")], Class::Artifact, false);
+    let decided = [Some(FileStat::default()), None];
+    let writes: Vec<_> =
+        (plan.files.iter().zip(decided)).map(|((path, item), replaces)| Write { path, item, absent: None, replaces }).collect();
+    let repo = f.store().repo;
+    drop(StatCache::lock(repo.git_dir()).unwrap());
+    let mut stage = Stage::new(repo.git_dir(), f.top(), &writes).unwrap();
+    stage.fill(&repo, &writes).unwrap();
+    f.write(&[("b", "created meanwhile")]);
+    let landings = stage.publish(&mut Beneath::new(f.top()).unwrap(), &writes).unwrap();
+    assert!(landings.iter().all(|landing| matches!(landing, Landing::Lost(_))));
+    assert_eq!((f.read("a").as_str(), f.read("b").as_str()), ("a person's", "created meanwhile"));
 }

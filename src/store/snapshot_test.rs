@@ -480,3 +480,20 @@ fn a_commit_is_scanned_as_it_is_stored() {
         assert!(matches!(scan(&["**"]), Err(ScanError::Object { path, .. }) if path == "other/lost"));
     }
 }
+
+#[test]
+fn an_index_as_old_as_the_file_does_not_vouch_for_it() {
+    let f = Fixture::new();
+    // With these settings only size and whole seconds tell an edit, so the rule about racy entries must.
+    f.git(&["config", "core.trustctime", "false"]);
+    f.git(&["config", "core.checkStat", "minimal"]);
+    f.write(&[("in/a", "old")]);
+    f.commit_all();
+    let path = f.top().join("in/a");
+    let time = std::fs::metadata(&path).unwrap().modified().unwrap();
+    f.write(&[("in/a", "new")]);
+    for file in [path, f.top().join(".git/index")] {
+        std::fs::File::options().append(true).open(file).unwrap().set_modified(time).unwrap();
+    }
+    assert_eq!(f.scan(&["in/**"]).files.values().next().unwrap().sha256, Digest::of(b"new"));
+}
