@@ -66,6 +66,8 @@ fn each_refusal_names_its_place() {
         ("p if not count(input.x) > 0\n", &["2:6: policy-forbidden 'not' over"]),
         ("p if not input.a == 1\n", &["2:6: policy-forbidden 'not' over"]),
         ("p if not input.m[input.k]\n", &["2:6: policy-forbidden 'not' over"]),
+        ("import input.x\np if not f(x)\nf(y) if y == 1\n", &["3:6: policy-forbidden 'not' over"]),
+        ("import data.q.x\np contains x if some y in input.l\n", &["3:12: policy-forbidden a rule's head may hold"]),
         ("p if not input.a\n", &[]),
         ("p if {\n\tx := input.a\n\tnot x == 1\n}\n", &[]),
         ("p if {\n\tx := input.a\n\tnot x in s\n}\ns contains 1\n", &[]),

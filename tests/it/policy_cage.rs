@@ -1,5 +1,7 @@
 //! Policies that run away, in the real binary's cage: each is a clean refusal, and the parent lives on.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests, which the lint does not see as tests")]
+
 use std::path::Path;
 
 use git_cbia::document::finding::Code;
