@@ -118,7 +118,7 @@ fn conditions(loaded: &Loaded, package: &[String], checks: &BTreeMap<String, boo
     let mut documents: Vec<Check> = Vec::new();
     let mut sources: Vec<(String, Vec<Asked>)> = Vec::new();
     for (name, value) in checks {
-        let path = [package, &[name.clone()]].concat();
+        let path = [package, std::slice::from_ref(name)].concat();
         let mut check = Check { value: *value, location: None, conditions: Vec::new() };
         let mut asked = Vec::new();
         let mut body_number = 0;

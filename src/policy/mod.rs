@@ -193,10 +193,8 @@ pub fn recall(question: &Question<'_>, decision_bytes: &[u8], explain_bytes: &[u
         },
         _ => return None,
     };
-    if decision_json.cbia.explain_hash != Digest::of(explain_bytes) {
-        return None;
-    }
-    // What would be written for this value and explanation today must be, byte for byte, what is remembered.
+    // What would be written for this value and explanation today must be, byte for byte, what is remembered:
+    // so every hash in it, and its decision, is the right one.
     let evaluation = decided(question, Digest::of_canonical(question.input), value, explain_json);
     let allowed = evaluation.decision == Decision::Allow;
     let explained = evaluation.explain_json.allow == allowed && evaluation.findings.is_empty() == allowed;

@@ -407,27 +407,42 @@ fn definitions(program: &Program, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Refuses rules that are defined in terms of themselves: strips everything that no cycle passes through.
-fn recursion(program: &Program, mut edges: BTreeMap<RulePath, BTreeSet<RulePath>>, findings: &mut Vec<Finding>) {
-    loop {
-        let before = edges.len();
-        let sources: BTreeSet<RulePath> = edges.keys().cloned().collect();
-        for targets in edges.values_mut() {
-            targets.retain(|target| sources.contains(target));
-        }
-        edges.retain(|_, targets| !targets.is_empty());
-        let read: BTreeSet<RulePath> = edges.values().flatten().cloned().collect();
-        edges.retain(|path, _| read.contains(path));
-        if edges.len() == before {
-            break;
+/// Refuses rules that are defined in terms of themselves: what is left when all that reads nothing, and then all that
+/// nothing reads, has been taken away again and again.
+fn recursion(program: &Program, edges: BTreeMap<RulePath, BTreeSet<RulePath>>, findings: &mut Vec<Finding>) {
+    let numbers: BTreeMap<&RulePath, usize> = edges.keys().enumerate().map(|(number, path)| (path, number)).collect();
+    let reads: Vec<Vec<usize>> =
+        edges.values().map(|targets| targets.iter().filter_map(|target| numbers.get(target).copied()).collect()).collect();
+    let mut read_by = vec![Vec::new(); reads.len()];
+    for (number, targets) in reads.iter().enumerate() {
+        for target in targets {
+            read_by[*target].push(number);
         }
     }
-    for path in edges.keys() {
+    let mut left = vec![true; reads.len()];
+    strip(&reads, &read_by, &mut left);
+    strip(&read_by, &reads, &mut left);
+    for (path, _) in edges.keys().zip(left).filter(|(_, left)| *left) {
         if let Some(definition) = program.rules.get(path).and_then(|all| all.first()) {
             let message = format!("data.{} is defined in terms of itself", path.join("."));
             let found = Finding::error(Code::PolicyForbidden, message).at(&definition.place.file);
             let place = &definition.place;
             findings.push(found.on(place.row, place.col).hint("Rego has no recursion; use graph.reachable for closures"));
+        }
+    }
+}
+
+/// Takes away what has no way out to anything that is left.
+fn strip(out: &[Vec<usize>], back: &[Vec<usize>], left: &mut [bool]) {
+    let mut ways: Vec<usize> = out.iter().map(|targets| targets.iter().filter(|target| left[**target]).count()).collect();
+    let mut ends: Vec<usize> = (0..ways.len()).filter(|node| left[*node] && ways[*node] == 0).collect();
+    while let Some(end) = ends.pop() {
+        left[end] = false;
+        for node in back[end].iter().copied().filter(|node| left[*node]) {
+            ways[node] -= 1;
+            if ways[node] == 0 {
+                ends.push(node);
+            }
         }
     }
 }
