@@ -65,7 +65,8 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
 /// The ledger as it stands in the work tree: with every member it has, and typed.
 fn read(context: &Context<'_>) -> Result<Option<(Value, AuthorityLedger)>, CommandError> {
     let top = work_dir(context)?;
-    let path: RepoPath = LEDGER_PATH.parse().map_err(|e: crate::document::path::PathError| CommandError::usage(&e.to_string()))?;
+    let path: RepoPath =
+        LEDGER_PATH.parse().map_err(|e: crate::document::path::PathError| CommandError::usage(&e.to_string()))?;
     let bytes = match std::fs::read(top.join(LEDGER_PATH)) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -113,8 +114,12 @@ fn add(context: &Context<'_>, files: &[PathBuf], id: Option<&str>, title: Option
         }
     };
     if ledger.frozen == Some(true) {
-        let finding = Finding::error(Code::AuthorityNotFrozen, "the authority ledger is frozen, so nothing can be added to it").at(LEDGER_PATH);
-        return Err(CommandError::all(exit::DENIED, vec![finding.hint("git cbia authority thaw, add, git cbia authority freeze")]));
+        let finding = Finding::error(Code::AuthorityNotFrozen, "the authority ledger is frozen, so nothing can be added to it")
+            .at(LEDGER_PATH);
+        return Err(CommandError::all(
+            exit::DENIED,
+            vec![finding.hint("git cbia authority thaw, add, git cbia authority freeze")],
+        ));
     }
     let paths = files.iter().map(|file| context.environment.repo_path(context.store, file)).collect::<Result<Vec<_>, _>>()?;
     let scan = scan(context, &paths)?;
@@ -122,7 +127,9 @@ fn add(context: &Context<'_>, files: &[PathBuf], id: Option<&str>, title: Option
     for path in &paths {
         let Some(file) = scan.files.get(path).filter(|_| !is_evidence(path)) else {
             let message = format!("{path} cannot be an authority: it is missing, ignored by git, or evidence that a run emits");
-            return Err(CommandError::found(Finding::error(Code::AuthorityMissing, message).at(path).hint("name a file that git would track")));
+            return Err(CommandError::found(
+                Finding::error(Code::AuthorityMissing, message).at(path).hint("name a file that git would track"),
+            ));
         };
         let entries = value["authority_set"].as_array_mut().ok_or_else(|| CommandError::usage("authority_set is not a list"))?;
         let same = |entry: &&mut Value| entry["source"]["kind"] == "file" && entry["source"]["locator"] == path.as_str();
@@ -174,8 +181,10 @@ fn unused_id(path: &RepoPath, taken: &dyn Fn(&str) -> bool) -> String {
 
 fn save(context: &Context<'_>, value: &Value) -> Result<(), CommandError> {
     let bytes = pretty(value);
-    let path: RepoPath = LEDGER_PATH.parse().map_err(|e: crate::document::path::PathError| CommandError::usage(&e.to_string()))?;
-    load::<AuthorityLedger>(Kind::AuthorityLedger, &path, &bytes).map_err(|findings| CommandError::all(exit::UNREADABLE, findings))?;
+    let path: RepoPath =
+        LEDGER_PATH.parse().map_err(|e: crate::document::path::PathError| CommandError::usage(&e.to_string()))?;
+    load::<AuthorityLedger>(Kind::AuthorityLedger, &path, &bytes)
+        .map_err(|findings| CommandError::all(exit::UNREADABLE, findings))?;
     init::write(&work_dir(context)?.join(LEDGER_PATH), &bytes)
 }
 
@@ -225,16 +234,22 @@ fn freeze(context: &Context<'_>, frozen: bool, ui: &mut Ui) -> Result<u8, Comman
             .map(|authority| {
                 let (code, hint) = match authority.status {
                     "missing" => (Code::AuthorityMissing, "restore the file, or take the entry out".to_owned()),
-                    _ => (Code::AuthorityHashMismatch, format!("review the file, then: git cbia authority add {}", authority.locator)),
+                    _ => (
+                        Code::AuthorityHashMismatch,
+                        format!("review the file, then: git cbia authority add {}", authority.locator),
+                    ),
                 };
-                Finding::error(code, format!("the authority {} is {}: {}", authority.id, authority.status, authority.locator)).at(LEDGER_PATH).hint(hint)
+                Finding::error(code, format!("the authority {} is {}: {}", authority.id, authority.status, authority.locator))
+                    .at(LEDGER_PATH)
+                    .hint(hint)
             })
             .collect();
         if !broken.is_empty() {
             return Err(CommandError::all(exit::DENIED, broken));
         }
     }
-    let members: &mut Map<String, Value> = value.as_object_mut().ok_or_else(|| CommandError::usage("the ledger is not an object"))?;
+    let members: &mut Map<String, Value> =
+        value.as_object_mut().ok_or_else(|| CommandError::usage("the ledger is not an object"))?;
     members.insert("frozen".into(), frozen.into());
     save(context, &value)?;
     ui.line(&format!("{LEDGER_PATH} is {}", if frozen { "frozen" } else { "not frozen: no run is admitted until it is again" }));

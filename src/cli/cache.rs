@@ -1,8 +1,8 @@
 use serde_json::json;
 
+use super::Context;
 use super::error::{CommandError, exit};
 use super::ui::Ui;
-use super::Context;
 use crate::document::finding::{Code, Finding};
 use crate::document::json::to_value;
 use crate::store::cache::CacheListing;

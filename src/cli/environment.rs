@@ -51,7 +51,10 @@ impl Environment {
         let Some(name) = &self.executor_config else { return Ok(ExecutorSource::Repository) };
         let (path, shown) = (Path::new(name), printable(&name.to_string_lossy()));
         let unreadable = |why: String| {
-            let finding = Finding::error(Code::DocumentMissing, format!("CBIA_GEN_EXECUTOR_CONFIG names {shown}, which cannot be read: {why}"));
+            let finding = Finding::error(
+                Code::DocumentMissing,
+                format!("CBIA_GEN_EXECUTOR_CONFIG names {shown}, which cannot be read: {why}"),
+            );
             CommandError::found(finding.at(&shown).hint("correct the variable, or unset it for the repository's own executor"))
         };
         match std::fs::metadata(path) {
@@ -66,7 +69,8 @@ impl Environment {
     /// The repository path of a file that was named on the command line, relative to where the command was started.
     pub fn repo_path(&self, store: &Store, given: &Path) -> Result<RepoPath, CommandError> {
         let refuse = |why: &str| CommandError::usage(&format!("'{}' {why}", printable(&given.to_string_lossy())));
-        let top = store.work_dir().ok_or_else(|| CommandError::usage("this command needs a work tree, and the repository is bare"))?;
+        let top =
+            store.work_dir().ok_or_else(|| CommandError::usage("this command needs a work tree, and the repository is bare"))?;
         let absolute = std::path::absolute(".").map_err(|error| refuse(&error.to_string()))?;
         let start = match &self.prefix {
             // An alias is started at the top and says where it was called.

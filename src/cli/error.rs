@@ -83,9 +83,11 @@ impl From<StoreError> for CommandError {
     fn from(error: StoreError) -> Self {
         match &error {
             StoreError::Moved { .. } => Self::failed(exit::MOVED, &error, Some("run the command again")),
-            StoreError::Damaged { .. } => {
-                Self::failed(exit::UNREADABLE, &error, Some("fetch the ledger from a clone that has it, or look for it with git fsck --lost-found"))
-            }
+            StoreError::Damaged { .. } => Self::failed(
+                exit::UNREADABLE,
+                &error,
+                Some("fetch the ledger from a clone that has it, or look for it with git fsck --lost-found"),
+            ),
             _ => Self::failed(exit::UNREADABLE, &error, None),
         }
     }

@@ -2,9 +2,9 @@ use std::path::Path;
 
 use serde_json::json;
 
+use super::Context;
 use super::error::{CommandError, exit};
 use super::ui::Ui;
-use super::Context;
 use crate::document::SCHEMA_VERSION;
 use crate::document::digest::Digest;
 use crate::document::finding::{Code, Finding};
@@ -23,7 +23,10 @@ const HANDBOOK: &str = include_str!("starter/handbook.md");
 const IGNORED: [&str; 3] = ["/control/runtime/pre_gen_capsule.json", "/execution/", "/opa/"];
 
 pub fn run(context: &Context<'_>, _args: &Args, ui: &mut Ui) -> Result<u8, CommandError> {
-    let top = context.store.work_dir().ok_or_else(|| CommandError::usage("the repository is bare: there is no work tree to write to"))?;
+    let top = context
+        .store
+        .work_dir()
+        .ok_or_else(|| CommandError::usage("the repository is bare: there is no work tree to write to"))?;
     let files = files();
     let mut standing = Vec::new();
     for (path, text) in &files {

@@ -1,6 +1,6 @@
+use super::Context;
 use super::error::{CommandError, exit};
 use super::ui::Ui;
-use super::Context;
 use crate::document::machine::{Event, RunDocument};
 use crate::document::path::RepoPath;
 use crate::document::phase::Phase;
@@ -85,7 +85,11 @@ pub fn print(document: &RunDocument, ui: &mut Ui) {
             (Phase::Gen, PhaseStatus::Executed | PhaseStatus::Replayed) => {
                 let count = document.artifacts.len();
                 let key = phase.cache_key.map(|key| key.short()).unwrap_or_default();
-                let artifacts = if count == 0 { String::new() } else { format!(" {}", crate::pipeline::counted(count, "artifact", "artifacts")) };
+                let artifacts = if count == 0 {
+                    String::new()
+                } else {
+                    format!(" {}", crate::pipeline::counted(count, "artifact", "artifacts"))
+                };
                 line.push_str(&format!("{artifacts} (key {key})"));
             }
             _ => {}

@@ -1,8 +1,8 @@
 use serde_json::json;
 
+use super::Context;
 use super::error::{CommandError, exit};
 use super::ui::Ui;
-use super::Context;
 use crate::document::finding::{Code, Finding};
 use crate::document::json::to_value;
 use crate::document::path::printable;
@@ -43,7 +43,10 @@ fn missing(message: &str) -> CommandError {
 /// The tip of the newest admitted run.
 fn newest(store: &Store) -> Result<Oid, CommandError> {
     let records = store.ledger(1000)?;
-    let run = records.into_iter().find(|r| matches!(r.record.event, RecordEvent::Admitted | RecordEvent::Replayed)).and_then(|r| r.record.run);
+    let run = records
+        .into_iter()
+        .find(|r| matches!(r.record.event, RecordEvent::Admitted | RecordEvent::Replayed))
+        .and_then(|r| r.record.run);
     run.and_then(|run| Oid::from_hex(run.as_bytes()).ok()).ok_or_else(|| missing("there is no admitted run yet"))
 }
 
@@ -53,7 +56,8 @@ fn phases(store: &Store, tip: Oid) -> Result<Vec<(Phase, Oid)>, CommandError> {
     let mut next = Some(tip);
     while let Some(id) = next.filter(|_| found.len() < Phase::ALL.len()) {
         let commit = store.read_commit(&id)?;
-        let phase = trailers(&commit).into_iter().find(|(key, _)| key == "Cbia-Phase").and_then(|(_, value)| Phase::from_name(&value));
+        let phase =
+            trailers(&commit).into_iter().find(|(key, _)| key == "Cbia-Phase").and_then(|(_, value)| Phase::from_name(&value));
         let Some(phase) = phase else { break };
         found.push((phase, id));
         next = commit.parents.first().copied();
@@ -68,7 +72,9 @@ fn named(store: &Store, name: &str, ui: &mut Ui) -> Result<u8, CommandError> {
         let runs: Vec<_> = store.runs()?.into_iter().filter(|run| run.state_key.to_string().starts_with(&prefix)).collect();
         match runs.as_slice() {
             [run] => return show_run(store, run.tip, ui),
-            [_, _, ..] => return Err(CommandError::usage(&format!("more than one run's state key begins with {}", printable(name)))),
+            [_, _, ..] => {
+                return Err(CommandError::usage(&format!("more than one run's state key begins with {}", printable(name))));
+            }
             [] => {}
         }
     }
@@ -130,7 +136,8 @@ fn show_phase(store: &Store, commit: Oid, ui: &mut Ui) -> Result<u8, CommandErro
 
 /// What a phase commit holds, the snapshot counted only.
 fn list(tree: &Tree, ui: &mut Ui) -> Vec<serde_json::Value> {
-    let (inputs, emitted): (Vec<_>, Vec<_>) = tree.iter().partition(|(path, _)| path.is_under(crate::gate::paths::SNAPSHOT_FOLDER));
+    let (inputs, emitted): (Vec<_>, Vec<_>) =
+        tree.iter().partition(|(path, _)| path.is_under(crate::gate::paths::SNAPSHOT_FOLDER));
     ui.line(&format!("  {} in its snapshot", crate::pipeline::counted(inputs.len(), "file", "files")));
     for (path, _) in &emitted {
         ui.line(&format!("  {path}"));

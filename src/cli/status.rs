@@ -1,7 +1,7 @@
+use super::Context;
 use super::error::CommandError;
 use super::run::{code, pipeline, print};
 use super::ui::Ui;
-use super::Context;
 use crate::document::machine::{Outcome, RunDocument};
 use crate::document::path::printable;
 use crate::pipeline::run::Mode;
@@ -33,7 +33,8 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
 /// Says which component of a key differs from the newest run's.
 pub fn print_misses(document: &RunDocument, ui: &mut Ui) {
     for miss in &document.miss {
-        let short = |value: &Option<String>| value.as_deref().map_or("nothing".to_owned(), |v| printable(v).chars().take(12).collect());
+        let short =
+            |value: &Option<String>| value.as_deref().map_or("nothing".to_owned(), |v| printable(v).chars().take(12).collect());
         let path = miss.path.as_deref().map(|path| format!(" ({})", printable(path))).unwrap_or_default();
         ui.line(&format!("{} misses: {}{path} was {}, is {}", miss.phase, miss.component, short(&miss.was), short(&miss.now)));
     }

@@ -28,11 +28,6 @@ impl Ui {
         Self { json, command, broken: None, document: None }
     }
 
-    /// Whether one JSON document is wanted.
-    pub fn is_json(&self) -> bool {
-        self.json
-    }
-
     /// One line of the result. Nothing with `--json`.
     pub fn line(&mut self, text: &str) {
         if !self.json {
@@ -54,8 +49,13 @@ impl Ui {
 
     /// The result of a command that has no richer document.
     pub fn result(&mut self, result: Value, findings: &[Finding]) {
-        let plain =
-            PlainDocument { schema_version: crate::document::SCHEMA_VERSION, command: self.command, outcome: "done", findings, result };
+        let plain = PlainDocument {
+            schema_version: crate::document::SCHEMA_VERSION,
+            command: self.command,
+            outcome: "done",
+            findings,
+            result,
+        };
         self.document(&plain);
     }
 
@@ -103,7 +103,9 @@ impl Ui {
             result: Value::Null,
         };
         match self.command {
-            "run" | "status" => self.document(&crate::document::machine::RunDocument::failed(self.command, error.findings.clone())),
+            "run" | "status" => {
+                self.document(&crate::document::machine::RunDocument::failed(self.command, error.findings.clone()))
+            }
             _ => self.document(&plain),
         }
         error.code

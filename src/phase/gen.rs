@@ -15,7 +15,9 @@ use crate::document::authority_ledger::AuthorityLedger;
 use crate::document::cache_entry::{CacheKey, ToolVersions};
 use crate::document::digest::Digest;
 use crate::document::finding::{Code, Finding};
-use crate::document::gen_exchange::{GenReport, GenRequest, OutputArtifact, Outputs, OutputsManifest, PhaseConfig, ReportedArtifact};
+use crate::document::gen_exchange::{
+    GenReport, GenRequest, OutputArtifact, Outputs, OutputsManifest, PhaseConfig, ReportedArtifact,
+};
 use crate::document::glob::Globs;
 use crate::document::inputs_manifest::{FileEntry, InputsManifest};
 use crate::document::json;
@@ -98,7 +100,8 @@ pub struct Produced {
 pub fn execute(input: &Input, sources: &Sources) -> Result<Produced, Vec<Finding>> {
     let Input { admission, authority_ledger_hash: _, pipeline, manifest: _ } = input;
     let inputs = Globs::new(&pipeline.inputs).map_err(|error| vec![Finding::error(Code::PatternInvalid, error.to_string())])?;
-    let objectives: BTreeMap<&str, &Value> = sources.objectives.0.iter().map(|o| o.id.as_str()).zip(sources.objectives.1).collect();
+    let objectives: BTreeMap<&str, &Value> =
+        sources.objectives.0.iter().map(|o| o.id.as_str()).zip(sources.objectives.1).collect();
     let mut authorities = BTreeMap::new();
     for authority in &sources.ledger.authority_set {
         let Some(path) = authority.file() else { continue };
@@ -137,7 +140,13 @@ pub struct Account {
 }
 
 /// Accounts for `produced` artifacts. A pure function of the run's state and the artifacts, so that a stored run can be held against it.
-pub fn account(input: &Input, objectives: &[Objective], gates: &RunLedger, produced: &[FileEntry], tools: &BTreeMap<String, String>) -> Account {
+pub fn account(
+    input: &Input,
+    objectives: &[Objective],
+    gates: &RunLedger,
+    produced: &[FileEntry],
+    tools: &BTreeMap<String, String>,
+) -> Account {
     let Input { admission, authority_ledger_hash: _, pipeline, manifest } = input;
     let authority_of: BTreeMap<&str, &str> = objectives.iter().map(|o| (o.id.as_str(), o.source.authority_id.as_str())).collect();
     let declared: BTreeMap<&RepoPath, &Vec<String>> = pipeline.r#gen.artifacts.iter().map(|a| (&a.path, &a.objectives)).collect();

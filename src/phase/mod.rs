@@ -10,8 +10,11 @@ pub mod pre_gen;
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
+use crate::document::finding::{Code, Finding, Severity, refuses};
 use crate::document::path::RepoPath;
-use crate::policy::{Evaluation, Question};
+use crate::policy::{Decision, Evaluation, Question};
 
 /// What a phase emits: bytes by path.
 pub type Evidence = BTreeMap<RepoPath, Vec<u8>>;
@@ -20,6 +23,28 @@ pub type Evidence = BTreeMap<RepoPath, Vec<u8>>;
 pub trait Judge {
     /// The answer. What goes wrong is an answer too: an error, which denies.
     fn judge(&mut self, question: &Question<'_>) -> Evaluation;
+}
+
+/// The parts of the control state that the assurance policy sees, as it sees them.
+pub struct Assembled {
+    /// The objectives, with all their members.
+    pub objectives: Value,
+    /// The dependency graph, declared or derived.
+    pub graph: Value,
+    /// The execution DAG, declared or canonical.
+    pub dag: Value,
+}
+
+/// The findings of an answer: none where it allows, and never none where it does not.
+fn denial(decision: Decision, findings: Vec<Finding>, code: Code, message: &str) -> Vec<Finding> {
+    match decision {
+        Decision::Allow => findings.into_iter().filter(|f| f.severity == Severity::Warning).collect(),
+        Decision::Deny | Decision::Error if refuses(&findings) => findings,
+        Decision::Deny | Decision::Error => {
+            let said = Finding::error(code, message).hint("git cbia policy test runs the policies' own tests");
+            findings.into_iter().chain([said]).collect()
+        }
+    }
 }
 
 /// A path that the program itself names.

@@ -6,8 +6,7 @@
 
 use serde_json::Value;
 
-use super::pre_gen::{Assembled, denial};
-use super::{Evidence, Judge};
+use super::{Assembled, Evidence, Judge, denial};
 use crate::document::SCHEMA_VERSION;
 use crate::document::capsule::Capsule;
 use crate::document::digest::Digest;
@@ -76,7 +75,10 @@ pub fn run(input: Input, judge: &mut dyn Judge) -> Output {
         alg: "sha256",
         policy_bundle_hash: capsule.policy_bundle_hash,
         opa_input_bundle_hash: Digest::of_canonical(&question),
-        files: bundle_files.iter().map(|(name, hash)| BundleFile { name: name.clone(), hash: *hash, algorithm: "SHA-256" }).collect(),
+        files: bundle_files
+            .iter()
+            .map(|(name, hash)| BundleFile { name: name.clone(), hash: *hash, algorithm: "SHA-256" })
+            .collect(),
     };
     let evidence = Evidence::from([
         (super::path(INPUT_PATH), json::pretty(&question)),

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::{Evidence, Judge};
+use super::{Assembled, Evidence, Judge, denial};
 use crate::document::SCHEMA_VERSION;
 use crate::document::authority_ledger::AuthorityLedger;
 use crate::document::capsule::{Capsule, ControlState, KernelDecision};
@@ -29,7 +29,7 @@ use crate::gate::closure::{Closure, check, derived_graph};
 use crate::gate::order::{DAG_PATH, GRAPH_PATH, check_dag, check_graph};
 use crate::gate::paths::{CAPSULE_PATH, CAPSULE_SCHEMA_PATH, PIPELINE_PATH};
 use crate::gate::{Files, authority::OBJECTIVES_PATH};
-use crate::policy::{Bundle, Decision, Question};
+use crate::policy::{Bundle, Question};
 
 /// Raised when what the phase emits changes.
 pub const VERSION: u32 = 1;
@@ -71,16 +71,6 @@ pub struct Input<'a> {
     pub files: &'a dyn Files,
     /// What is already known to stand against the state: of the snapshot, of the executor.
     pub known: &'a [Finding],
-}
-
-/// The parts of the control state that the assurance policy sees, as it sees them.
-pub struct Assembled {
-    /// The objectives, with all their members.
-    pub objectives: Value,
-    /// The dependency graph, declared or derived.
-    pub graph: Value,
-    /// The execution DAG, declared or canonical.
-    pub dag: Value,
 }
 
 /// What the phase gives.
@@ -151,7 +141,14 @@ pub fn run(input: Input, judge: &mut dyn Judge) -> Output {
     Output { capsule, assembled, evidence, findings }
 }
 
-fn ask_policy(input: &Input, assembled: &Assembled, bundle: &Bundle, pipeline: &Pipeline, known: &[Finding], judge: &mut dyn Judge) -> Vec<Finding> {
+fn ask_policy(
+    input: &Input,
+    assembled: &Assembled,
+    bundle: &Bundle,
+    pipeline: &Pipeline,
+    known: &[Finding],
+    judge: &mut dyn Judge,
+) -> Vec<Finding> {
     let question = json::to_value(&KernelInput {
         schema_version: SCHEMA_VERSION,
         authority_ledger: &input.ledger.value,
@@ -165,23 +162,21 @@ fn ask_policy(input: &Input, assembled: &Assembled, bundle: &Bundle, pipeline: &
         inputs_manifest: input.manifest,
         mechanical_findings: known
             .iter()
-            .map(|f| MechanicalFinding { code: f.code.as_str(), severity: f.severity, message: &f.message, path: f.path.as_deref() })
+            .map(|f| MechanicalFinding {
+                code: f.code.as_str(),
+                severity: f.severity,
+                message: &f.message,
+                path: f.path.as_deref(),
+            })
             .collect(),
     });
     let evaluation = judge.judge(&Question { bundle, query: QUERY, input: &question });
-    denial(evaluation.decision, evaluation.findings, Code::KernelDenied, "the control kernel's policy does not allow this control state")
-}
-
-/// The findings of an answer: none where it allows, and never none where it does not.
-pub(super) fn denial(decision: Decision, findings: Vec<Finding>, code: Code, message: &str) -> Vec<Finding> {
-    match decision {
-        Decision::Allow => findings.into_iter().filter(|f| f.severity == crate::document::finding::Severity::Warning).collect(),
-        Decision::Deny | Decision::Error if refuses(&findings) => findings,
-        Decision::Deny | Decision::Error => {
-            let said = Finding::error(code, message).hint("git cbia policy test runs the policies' own tests");
-            findings.into_iter().chain([said]).collect()
-        }
-    }
+    denial(
+        evaluation.decision,
+        evaluation.findings,
+        Code::KernelDenied,
+        "the control kernel's policy does not allow this control state",
+    )
 }
 
 fn capsule(input: &Input, kernel_decision: KernelDecision) -> Capsule {
@@ -218,7 +213,9 @@ fn check_capsule(capsule: &Capsule, files: &dyn Files) -> Vec<Finding> {
     let mut violations = validate(Kind::Capsule, CAPSULE_PATH, &bytes, &value);
     if let Some(text) = files.bytes(&super::path(CAPSULE_SCHEMA_PATH)) {
         match parse("schema", CAPSULE_SCHEMA_PATH, &text) {
-            Ok(schema) => violations.extend(validate_by(&schema, CAPSULE_SCHEMA_PATH, "PRE-GEN capsule", CAPSULE_PATH, &bytes, &value)),
+            Ok(schema) => {
+                violations.extend(validate_by(&schema, CAPSULE_SCHEMA_PATH, "PRE-GEN capsule", CAPSULE_PATH, &bytes, &value))
+            }
             Err(finding) => violations.push(finding),
         }
     }

@@ -24,8 +24,8 @@ use crate::gate::Files;
 use crate::gate::authority::{LEDGER_PATH, OBJECTIVES_PATH};
 use crate::gate::order::{DAG_PATH, GRAPH_PATH};
 use crate::gate::paths::{
-    CAPSULE_SCHEMA_PATH, EXECUTOR_CONFIG_PATH, EXECUTORS_FOLDER, PIPELINE_PATH, TEMPLATES_FOLDER, is_always_read, is_bundle_member,
-    is_evidence,
+    CAPSULE_SCHEMA_PATH, EXECUTOR_CONFIG_PATH, EXECUTORS_FOLDER, PIPELINE_PATH, TEMPLATES_FOLDER, is_always_read,
+    is_bundle_member, is_evidence,
 };
 use crate::phase::path;
 use crate::policy::{Bundle, PolicyFile};
@@ -134,7 +134,8 @@ pub fn take(store: &Store, from: From, executor: &ExecutorSource) -> Result<Inpu
 
     let mut contents = BTreeMap::new();
     for (path, file) in &files {
-        let document = [LEDGER_PATH, OBJECTIVES_PATH, GRAPH_PATH, DAG_PATH, PIPELINE_PATH, CAPSULE_SCHEMA_PATH].contains(&path.as_str());
+        let document =
+            [LEDGER_PATH, OBJECTIVES_PATH, GRAPH_PATH, DAG_PATH, PIPELINE_PATH, CAPSULE_SCHEMA_PATH].contains(&path.as_str());
         if document || is_bundle_member(path) {
             contents.insert(path.clone(), store.content(file)?);
         }
@@ -168,7 +169,21 @@ pub fn take(store: &Store, from: From, executor: &ExecutorSource) -> Result<Inpu
     let executor = resolve_executor(store, executor, config.as_ref(), &mut findings)?;
     let manifest = manifest(&files, &ledger, &pipeline);
     let paths = files.keys().cloned().collect();
-    Ok(Inputs { files, paths, contents, findings, ledger, objectives, graph, dag, pipeline, bundle, bundle_files, executor, manifest })
+    Ok(Inputs {
+        files,
+        paths,
+        contents,
+        findings,
+        ledger,
+        objectives,
+        graph,
+        dag,
+        pipeline,
+        bundle,
+        bundle_files,
+        executor,
+        manifest,
+    })
 }
 
 /// The policy files among `contents`. Documentation beside them is hashed with the bundle but shown to nobody; data files are given to the
@@ -188,13 +203,18 @@ fn required<T: DeserializeOwned>(kind: Kind, at: &'static str, contents: &BTreeM
     match optional(kind, at, contents)? {
         Some(document) => Ok(document),
         None => {
-            let finding = Finding::error(Code::DocumentMissing, format!("there is no {}: {at} is missing or ignored by git", kind.title()));
+            let finding =
+                Finding::error(Code::DocumentMissing, format!("there is no {}: {at} is missing or ignored by git", kind.title()));
             Err(vec![finding.at(at).hint("git cbia init writes a small working pipeline")])
         }
     }
 }
 
-fn optional<T: DeserializeOwned>(kind: Kind, at: &'static str, contents: &BTreeMap<RepoPath, Vec<u8>>) -> Read<Option<Sealed<T>>> {
+fn optional<T: DeserializeOwned>(
+    kind: Kind,
+    at: &'static str,
+    contents: &BTreeMap<RepoPath, Vec<u8>>,
+) -> Read<Option<Sealed<T>>> {
     let at = path(at);
     contents.get(&at).map(|bytes| load(kind, &at, bytes)).transpose()
 }
@@ -265,7 +285,11 @@ fn resolve_executor(
 }
 
 /// What GEN may see: the authorities, the objectives, the dependency graph, the templates, the executors, and what `inputs` matches.
-fn manifest(files: &BTreeMap<RepoPath, SourceFile>, ledger: &Read<Sealed<AuthorityLedger>>, pipeline: &Read<Sealed<Pipeline>>) -> InputsManifest {
+fn manifest(
+    files: &BTreeMap<RepoPath, SourceFile>,
+    ledger: &Read<Sealed<AuthorityLedger>>,
+    pipeline: &Read<Sealed<Pipeline>>,
+) -> InputsManifest {
     let mut named: BTreeSet<RepoPath> = ledger.iter().flat_map(|l| &l.document.authority_set).filter_map(|a| a.file()).collect();
     let mut inputs = empty();
     if let Ok(pipeline) = pipeline {

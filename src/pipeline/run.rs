@@ -87,7 +87,12 @@ pub fn run(store: &Store, options: &Options<'_>) -> Result<Report, PipelineError
     let (Some(admission), Ok(pipeline), Ok(ledger)) = (&gates.admission, &inputs.pipeline, &inputs.ledger) else {
         return settle.denied(&inputs, &gates);
     };
-    let input = r#gen::Input { admission, authority_ledger_hash: ledger.sha256, pipeline: &pipeline.document, manifest: &inputs.manifest };
+    let input = r#gen::Input {
+        admission,
+        authority_ledger_hash: ledger.sha256,
+        pipeline: &pipeline.document,
+        manifest: &inputs.manifest,
+    };
     let key = r#gen::key(&input);
     settle.key = Some(key.clone());
     settle.later = pipeline.document.later_sections();

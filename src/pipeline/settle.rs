@@ -85,7 +85,8 @@ impl<'a> Settle<'a> {
             .collect();
         let cache_key = self.key.as_ref().map(CacheKey::digest);
         phases.push(PhaseDocument { phase: Phase::Gen, status: r#gen, cache_key, artifacts: artifacts.clone() });
-        let skipped = |phase: &Phase| PhaseDocument { phase: *phase, status: PhaseStatus::Skipped, cache_key: None, artifacts: none() };
+        let skipped =
+            |phase: &Phase| PhaseDocument { phase: *phase, status: PhaseStatus::Skipped, cache_key: None, artifacts: none() };
         phases.extend(self.later.iter().map(skipped));
         phases
     }
@@ -204,8 +205,10 @@ impl<'a> Settle<'a> {
         subject: &str,
         durability: Durability,
     ) -> Result<Oid, PipelineError> {
-        let phase = |p: PhaseDocument| RecordedPhase { phase: p.phase, status: p.status, cache_key: p.cache_key, artifacts: p.artifacts };
-        let finding = |f: &Finding| RecordedFinding { code: f.code.to_string(), message: f.message.clone(), path: f.path.clone() };
+        let phase =
+            |p: PhaseDocument| RecordedPhase { phase: p.phase, status: p.status, cache_key: p.cache_key, artifacts: p.artifacts };
+        let finding =
+            |f: &Finding| RecordedFinding { code: f.code.to_string(), message: f.message.clone(), path: f.path.clone() };
         let record = Record {
             schema_version: SCHEMA_VERSION.into(),
             event,
@@ -229,7 +232,8 @@ impl<'a> Settle<'a> {
         let always = self.store.config_string("cbia.durability").as_deref() == Some("full");
         let durability = if always { Durability::Full } else { durability };
         let files = [(path(RUN_LEDGER_PATH), json::emit(ledger))];
-        let appended = self.store.append(&Append { record: &record, files: &files, subject, trailers: &trailers, run, durability })?;
+        let appended =
+            self.store.append(&Append { record: &record, files: &files, subject, trailers: &trailers, run, durability })?;
         self.findings.extend(appended.findings);
         Ok(appended.id)
     }
@@ -304,7 +308,10 @@ impl<'a> Settle<'a> {
         let work_tree = match self.write(items, Strays::All) {
             Ok(work_tree) => work_tree,
             Err(error) if hit && error.is_content() => {
-                let finding = Finding::error(Code::RunInvalid, format!("the stored run {} is refused: {}", tip.to_hex_with_len(12), spelled(&error)));
+                let finding = Finding::error(
+                    Code::RunInvalid,
+                    format!("the stored run {} is refused: {}", tip.to_hex_with_len(12), spelled(&error)),
+                );
                 return Ok(Err(finding.at(self.store.run_ref(&self.state_key, &self.executor_key)?)));
             }
             Err(error) => return Err(error.into()),
@@ -364,8 +371,13 @@ impl<'a> Settle<'a> {
         }
         batch.publish(Durability::Full)?;
         let different = |name: String, other: Oid| {
-            let message = format!("the same state and executor gave another result before: {name} is {}, this result is kept nowhere", other.to_hex_with_len(12));
-            Finding::error(Code::NonDeterministic, message).at(name).hint("find what the generator depends on beside its inputs, and pin it")
+            let message = format!(
+                "the same state and executor gave another result before: {name} is {}, this result is kept nowhere",
+                other.to_hex_with_len(12)
+            );
+            Finding::error(Code::NonDeterministic, message)
+                .at(name)
+                .hint("find what the generator depends on beside its inputs, and pin it")
         };
         if let Some(entry) = entry
             && let Some(other) = self.store.create_entry(&key, entry)?
@@ -380,7 +392,13 @@ impl<'a> Settle<'a> {
     }
 
     /// Everything that goes into the work tree: the evidence, with the run ledger as this time's record has it, and the artifacts.
-    fn items(&self, admitted: &Admitted<'_>, whole: &Whole, output: &Output, ledger: &RunLedger) -> Result<BTreeMap<RepoPath, WriteItem>, PipelineError> {
+    fn items(
+        &self,
+        admitted: &Admitted<'_>,
+        whole: &Whole,
+        output: &Output,
+        ledger: &RunLedger,
+    ) -> Result<BTreeMap<RepoPath, WriteItem>, PipelineError> {
         let mut emitted: Evidence = admitted.gates.reached.iter().flat_map(|gate| gate.evidence.clone()).collect();
         emitted.extend(whole.account.evidence.clone());
         emitted.insert(path(RUN_LEDGER_PATH), json::emit(ledger));
@@ -403,7 +421,8 @@ impl<'a> Settle<'a> {
                 Ok(_) => format!("the artifact {} does not have the hash that the run gives", file.path),
                 Err(error) => format!("the artifact {}: {}", file.path, spelled(&error)),
             };
-            let finding = Finding::error(Code::RunInvalid, format!("the stored run {} is refused: {why}", tip.to_hex_with_len(12)));
+            let finding =
+                Finding::error(Code::RunInvalid, format!("the stored run {} is refused: {why}", tip.to_hex_with_len(12)));
             return Ok(Some(finding.at(self.store.run_ref(&self.state_key, &self.executor_key)?)));
         }
         Ok(None)

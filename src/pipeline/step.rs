@@ -77,7 +77,13 @@ pub fn gates(inputs: &Inputs, judge: &mut dyn Judge) -> Gates {
     let count = locked.lock.report.authorities.len();
     let summary = format!("{} {}", counted(count, "authority", "authorities"), if holds { "locked" } else { "not locked" });
     gates.findings.extend(locked.lock.findings);
-    gates.reach(Phase::AuthorityLock, locked.evidence, authority_lock::REPORT_PATH, summary, if holds { passed } else { refused });
+    gates.reach(
+        Phase::AuthorityLock,
+        locked.evidence,
+        authority_lock::REPORT_PATH,
+        summary,
+        if holds { passed } else { refused },
+    );
     let (Ok(ledger), true) = (&inputs.ledger, holds) else { return gates };
 
     let kernel = pre_gen::run(
@@ -107,7 +113,13 @@ pub fn gates(inputs: &Inputs, judge: &mut dyn Judge) -> Gates {
     let (Some(assembled), Ok(bundle), true) = (&kernel.assembled, &inputs.bundle, allows) else { return gates };
 
     let assurance = opa_gate::run(
-        opa_gate::Input { capsule: &kernel.capsule, ledger: &ledger.value, assembled, bundle, bundle_files: &inputs.bundle_files },
+        opa_gate::Input {
+            capsule: &kernel.capsule,
+            ledger: &ledger.value,
+            assembled,
+            bundle,
+            bundle_files: &inputs.bundle_files,
+        },
         judge,
     );
     let hash_of = |at: &'static str| assurance.evidence.get(&path(at)).map(|bytes| Digest::of(bytes));
@@ -131,7 +143,14 @@ impl Gates {
     pub fn seal(&self, chain: &mut Chain, batch: &mut Batch<'_>) -> Result<(), PipelineError> {
         for gate in &self.reached {
             let (summary, decision) = (gate.summary.clone(), Some(gate.decision));
-            let seal = Seal { phase: gate.phase, summary, cache_key: None, decision, evidence: &gate.evidence, artifacts: &BTreeMap::new() };
+            let seal = Seal {
+                phase: gate.phase,
+                summary,
+                cache_key: None,
+                decision,
+                evidence: &gate.evidence,
+                artifacts: &BTreeMap::new(),
+            };
             chain.seal(batch, &seal)?;
         }
         Ok(())
@@ -264,7 +283,9 @@ impl Admitted<'_> {
         let declared: BTreeSet<&RepoPath> = self.input.pipeline.r#gen.artifacts.iter().map(|a| &a.path).collect();
         if entry.artifacts.keys().collect::<BTreeSet<_>>() != declared {
             let message = "the cache entry is refused: its artifacts are not the declared ones";
-            return Ok(Err(Finding::error(Code::CacheEntryInvalid, message).at(format!("refs/cbia/cache/{}", self.key.digest()))));
+            return Ok(
+                Err(Finding::error(Code::CacheEntryInvalid, message).at(format!("refs/cbia/cache/{}", self.key.digest()))),
+            );
         }
         Ok(Ok(Some(Output { files: entry.meta.artifacts, ids: entry.artifacts, tools: entry.meta.tool_versions })))
     }

@@ -77,12 +77,18 @@ impl Store {
         let bytes = blob(META_PATH, MAX_META)?;
         let path = META_PATH.parse().map_err(|error| refuse(chain(&error)))?;
         let meta = load::<CacheMeta>(Kind::CacheMeta, &path, &bytes)
-            .map_err(|findings| refuse(findings.into_iter().next().map_or_else(|| "cache.meta.json is malformed".into(), |f| f.message)))?
+            .map_err(|findings| {
+                refuse(findings.into_iter().next().map_or_else(|| "cache.meta.json is malformed".into(), |f| f.message))
+            })?
             .document;
         if meta.key_data.digest() != *key || meta.cache_key != *key {
-            return Err(refuse(format!("its key data gives the key {}, not the one it is stored under", meta.key_data.digest().short())));
+            return Err(refuse(format!(
+                "its key data gives the key {}, not the one it is stored under",
+                meta.key_data.digest().short()
+            )));
         }
-        let mut expected: BTreeSet<String> = EVIDENCE.iter().map(|path| (*path).to_owned()).chain([META_PATH.to_owned()]).collect();
+        let mut expected: BTreeSet<String> =
+            EVIDENCE.iter().map(|path| (*path).to_owned()).chain([META_PATH.to_owned()]).collect();
         for path in EVIDENCE {
             let wanted = RepoPath::from_bytes(path.as_bytes()).ok().and_then(|path| meta.evidence.get(path.as_str()).copied());
             if wanted != Some(Digest::of(&blob(path, MAX_META)?)) {
@@ -111,12 +117,19 @@ impl Store {
     pub fn cache_key_data(&self, key: &Digest) -> Option<CacheKey> {
         let commit = self.ref_target(&self.cache_ref(key).ok()?).ok()??;
         let id = self.lookup(&self.tree_of(&commit).ok()?, &META_PATH.parse().ok()?).ok()??;
-        let meta = load::<CacheMeta>(Kind::CacheMeta, &META_PATH.parse().ok()?, &self.read_blob(&id, MAX_META).ok()?).ok()?.document;
+        let meta =
+            load::<CacheMeta>(Kind::CacheMeta, &META_PATH.parse().ok()?, &self.read_blob(&id, MAX_META).ok()?).ok()?.document;
         (meta.key_data.digest() == *key).then_some(meta.key_data)
     }
 
     /// Stores an entry: writes its objects into `batch`, and returns the commit that its ref is to point at.
-    pub fn write_entry(&self, batch: &mut Batch<'_>, meta: &CacheMeta, artifacts: &BTreeMap<RepoPath, Oid>, evidence: &BTreeMap<RepoPath, Vec<u8>>) -> Result<Oid, StoreError> {
+    pub fn write_entry(
+        &self,
+        batch: &mut Batch<'_>,
+        meta: &CacheMeta,
+        artifacts: &BTreeMap<RepoPath, Oid>,
+        evidence: &BTreeMap<RepoPath, Vec<u8>>,
+    ) -> Result<Oid, StoreError> {
         let mut tree = Tree::new();
         let leaf = |id| Leaf { id, executable: false };
         tree.insert(META_PATH.parse()?, leaf(batch.blob(json::emit(meta))?));

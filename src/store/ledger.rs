@@ -94,7 +94,13 @@ impl Store {
             for (key, value) in append.trailers {
                 message.push_str(&format!("{key}: {value}\n"));
             }
-            let someone = |role| self.signature(role).unwrap_or_else(|| Identity { name: "unknown".into(), email: "unknown@localhost".into(), ..Identity::cbia() });
+            let someone = |role| {
+                self.signature(role).unwrap_or_else(|| Identity {
+                    name: "unknown".into(),
+                    email: "unknown@localhost".into(),
+                    ..Identity::cbia()
+                })
+            };
             let spec = CommitSpec {
                 tree,
                 parents: [first].into_iter().chain(append.run).collect(),

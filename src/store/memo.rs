@@ -52,7 +52,8 @@ impl Store {
         let name = memo_ref()?;
         for _ in 0..ATTEMPTS {
             let tip = self.ref_target(&name)?;
-            let known = tip.and_then(|tip| self.tree_of(&tip).ok()).and_then(|tree| self.read_tree(&tree, TreeLimits::default()).ok());
+            let known =
+                tip.and_then(|tip| self.tree_of(&tip).ok()).and_then(|tree| self.read_tree(&tree, TreeLimits::default()).ok());
             let parents = if known.is_some() { tip.into_iter().collect() } else { Vec::new() };
             let mut tree: Tree = known.unwrap_or_default();
             let mut batch = Batch::new(self)?;

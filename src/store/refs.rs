@@ -504,8 +504,20 @@ mod tests {
     fn only_sound_names_below_our_namespace_are_refs() {
         let long = format!("refs/cbia/{}", "x/".repeat(300));
         let bad = [
-            "refs/heads/main", "refs/cbia", "refs/cbia/", "refs/cbia/../heads/main", "refs/cbia/a..b", "refs/cbia/a.lock",
-            "refs/cbia/a b", "refs/cbia/a//b", "refs/cbia/.a", "refs/cbia/a\n", "refs/cbia/a:b", "refs/cbia/CON", "cbia/x", &long,
+            "refs/heads/main",
+            "refs/cbia",
+            "refs/cbia/",
+            "refs/cbia/../heads/main",
+            "refs/cbia/a..b",
+            "refs/cbia/a.lock",
+            "refs/cbia/a b",
+            "refs/cbia/a//b",
+            "refs/cbia/.a",
+            "refs/cbia/a\n",
+            "refs/cbia/a:b",
+            "refs/cbia/CON",
+            "cbia/x",
+            &long,
         ];
         for text in bad {
             assert!(matches!(text.parse::<RefName>(), Err(RefError::Name { .. })), "{text:?}");
