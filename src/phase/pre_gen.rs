@@ -8,7 +8,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
 
 use super::{Assembled, Evidence, Judge, denial};
 use crate::document::SCHEMA_VERSION;
