@@ -167,7 +167,7 @@ impl Store {
             parents: commit.parents().collect(),
             author: text(commit.author),
             committer: text(commit.committer),
-            extra_headers: commit.extra_headers.iter().map(|(key, value)| (text(key), text(value))).collect(),
+            extra_headers: commit.extra_headers.iter().map(|(key, value)| (text(key), text(value.trim_end()))).collect(),
             message: text(commit.message),
         })
     }

@@ -639,10 +639,13 @@ mod tests {
                 let before = packs(&repo).len();
                 let store = repo.store();
                 let mut batch = Batch::new(&store).unwrap();
-                let contents: Vec<Vec<u8>> = blobs(count, bytes).into_iter().map(|mut blob| {
-                    blob.extend_from_slice(format!("{count}").as_bytes());
-                    blob
-                }).collect();
+                let contents: Vec<Vec<u8>> = blobs(count, bytes)
+                    .into_iter()
+                    .map(|mut blob| {
+                        blob.extend_from_slice(format!("{count}").as_bytes());
+                        blob
+                    })
+                    .collect();
                 let mut ids = Vec::new();
                 for content in &contents {
                     ids.push(batch.blob(content.clone()).unwrap());
@@ -758,7 +761,10 @@ mod tests {
         assert_eq!(commit.committer, "git-cbia <git-cbia@localhost> 0 +0000");
         assert_eq!(commit.extra_headers, [("cbia-x".to_owned(), "one\ntwo".to_owned())]);
         assert_eq!((commit.parents, commit.message), (vec![first], spec.message.clone()));
-        assert_eq!(repo.git(&["log", "--format=%s|%(trailers:key=Cbia-Phase,valueonly)", &second.to_string()]), "second|GEN\n\nfirst|");
+        assert_eq!(
+            repo.git(&["log", "--format=%s|%(trailers:key=Cbia-Phase,valueonly)", &second.to_string()]),
+            "second|GEN\n\nfirst|"
+        );
         repo.git(&["update-ref", "refs/cbia/x", &second.to_string()]);
         repo.fsck();
 

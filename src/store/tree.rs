@@ -325,9 +325,28 @@ mod tests {
             let inner = repo.raw_tree(&[("100644", b"x", blob)]);
             let long = [b'x'; 256];
             let names: [&[u8]; 22] = [
-                b"", b".", b"..", b"/", b"a/b", b"/abs", b".git", b".GIT", b".git.", b".git ", b"git~1",
-                ".g\u{200c}it".as_bytes(), b".git::$INDEX_ALLOCATION", b"a\\b", b"a\nb", b"\xff", b"CON", b"aux.txt",
-                b"dot.", b"space ", b"a:b", &long,
+                b"",
+                b".",
+                b"..",
+                b"/",
+                b"a/b",
+                b"/abs",
+                b".git",
+                b".GIT",
+                b".git.",
+                b".git ",
+                b"git~1",
+                ".g\u{200c}it".as_bytes(),
+                b".git::$INDEX_ALLOCATION",
+                b"a\\b",
+                b"a\nb",
+                b"\xff",
+                b"CON",
+                b"aux.txt",
+                b"dot.",
+                b"space ",
+                b"a:b",
+                &long,
             ];
             for name in names {
                 for (mode, id) in [("100644", blob), ("40000", inner)] {
@@ -421,7 +440,15 @@ mod tests {
             let store = repo.store();
             let tree = store.read_tree(&theirs, TreeLimits::default()).unwrap();
             let names: Vec<_> = tree.keys().map(RepoPath::as_str).collect();
-            assert_eq!(names, files.map(|(name, _)| name).into_iter().collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>());
+            assert_eq!(
+                names,
+                files
+                    .map(|(name, _)| name)
+                    .into_iter()
+                    .collect::<std::collections::BTreeSet<_>>()
+                    .into_iter()
+                    .collect::<Vec<_>>()
+            );
             assert_eq!(tree.values().filter(|leaf| leaf.executable).count(), 1);
             let mut batch = Batch::new(&store).unwrap();
             assert_eq!(write_tree(&mut batch, &tree).unwrap(), theirs);
