@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::error::CommandError;
 use crate::document::finding::{Code, Finding};
 use crate::document::path::{RepoPath, printable};
+use crate::executor::external::Host;
 use crate::pipeline::inputs::ExecutorSource;
 use crate::policy::Cage;
 use crate::store::Store;
@@ -39,6 +40,22 @@ impl Environment {
     pub fn open(&self) -> Result<Store, CommandError> {
         let options = OpenOptions { from_environment: true, read_only: false };
         Store::open_with(Path::new("."), options).map_err(CommandError::from)
+    }
+
+    /// A variable, for an executor whose configuration asks that it is passed on.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+    pub fn variable(name: &str) -> Option<OsString> {
+        std::env::var_os(name)
+    }
+
+    /// What an executor that is a program of its own needs of this machine.
+    pub fn host(&self) -> Host<'static> {
+        Host {
+            program: self.program.clone(),
+            temporary: std::env::temp_dir(),
+            variable: &Self::variable,
+            show: &super::ui::show_output,
+        }
     }
 
     /// Where policies are evaluated: in this same program, under limits.

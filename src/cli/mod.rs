@@ -76,6 +76,9 @@ pub fn main() -> ExitCode {
     if environment.arguments.get(1).is_some_and(|first| first == crate::policy::cage::ARGUMENT) {
         return crate::policy::cage::serve();
     }
+    if environment.arguments.get(1).is_some_and(|first| first == crate::executor::supervise::ARGUMENT) {
+        return crate::executor::supervise::serve(environment.arguments.get(2).map(std::ffi::OsString::as_os_str));
+    }
     crate::store::install_signal_handlers();
     let wants_json = environment.arguments.iter().any(|argument| argument == "--json");
     let cli = match Cli::try_parse_from(&environment.arguments) {

@@ -23,6 +23,9 @@ pub struct Args {
     /// Overwrite generated files that somebody edited.
     #[arg(long)]
     force: bool,
+    /// Execute GEN this many times, and fail if it does not do the same each time. Replays and stores as usual otherwise.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000), conflicts_with = "dry_run")]
+    repeat: u32,
 }
 
 /// How many artifacts are listed; `--json` gives all of them.
@@ -30,7 +33,7 @@ const MAX_LISTED: usize = 20;
 
 pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, CommandError> {
     let mode = if args.dry_run { Mode::DryRun } else { Mode::Run };
-    let report = pipeline(context, args.commit.as_deref(), mode, args.force)?;
+    let report = pipeline(context, args.commit.as_deref(), mode, args.force, args.repeat)?;
     ui.findings(&report.document.findings);
     if report.document.event != Event::Replayed {
         super::status::print_misses(&report.document, ui);
@@ -46,7 +49,13 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
 }
 
 /// Runs the pipeline with what the command line and the environment say.
-pub fn pipeline(context: &Context<'_>, commit: Option<&str>, mode: Mode, force: bool) -> Result<Report, CommandError> {
+pub fn pipeline(
+    context: &Context<'_>,
+    commit: Option<&str>,
+    mode: Mode,
+    force: bool,
+    repeat: u32,
+) -> Result<Report, CommandError> {
     let from = match commit {
         Some(rev) => From::Tree(context.store.tree_of(&context.store.resolve(rev)?)?),
         None if context.store.work_dir().is_none() => {
@@ -57,7 +66,8 @@ pub fn pipeline(context: &Context<'_>, commit: Option<&str>, mode: Mode, force: 
     };
     let cage = context.environment.cage();
     let executor = context.environment.executor()?;
-    Ok(run_pipeline(context.store, &Options { from, executor, mode, force, cage: &cage })?)
+    let host = context.environment.host();
+    Ok(run_pipeline(context.store, &Options { from, executor, mode, force, cage: &cage, host: &host, repeat })?)
 }
 
 /// The exit code of a pipeline's end.

@@ -147,6 +147,20 @@ impl Ui {
     }
 }
 
+/// What an executor prints, as it comes: to standard error, and without what could rewrite a terminal.
+pub fn show_output(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if matches!(c, '\n' | '\t') || !c.is_control() && !crate::document::path::is_hidden(c) {
+            out.push(c);
+        } else if c != '\r' {
+            out.extend(c.escape_unicode());
+        }
+    }
+    drop(io::stderr().lock().write_all(out.as_bytes()));
+}
+
 /// Escapes each line for a terminal, and keeps the line breaks: messages of the policy engine have several.
 fn printable_lines(text: &str) -> String {
     let lines: Vec<String> = text.lines().take(12).map(escape_line).collect();

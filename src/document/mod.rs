@@ -4,6 +4,7 @@ pub mod authority_ledger;
 pub mod cache_entry;
 pub mod cage;
 pub mod capsule;
+pub mod confinement;
 pub mod decision;
 pub mod digest;
 pub mod executor;

@@ -64,13 +64,17 @@ impl RepoPath {
 pub fn printable(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars().take(200) {
-        let hidden = matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
-        if c.is_control() || hidden { out.extend(c.escape_unicode()) } else { out.push(c) }
+        if c.is_control() || is_hidden(c) { out.extend(c.escape_unicode()) } else { out.push(c) }
     }
     if text.chars().nth(200).is_some() {
         out.push('…');
     }
     out
+}
+
+/// Whether a character has no width, or turns the direction of text.
+pub fn is_hidden(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// Checks one component as git does for the platforms it protects (`core.protectHFS`, `core.protectNTFS`), and the

@@ -30,6 +30,21 @@ pub struct Record {
     pub links: Links,
     /// Codes and messages of what was found, refusals and warnings.
     pub findings: Vec<RecordedFinding>,
+    /// The executor's run, if a program was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub executor: Option<RecordedExecutor>,
+}
+
+/// One run of an executor that is a program of its own. What depends on the machine stands here, and in no deterministic tree.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordedExecutor {
+    /// How well it was confined, such as `landlock:7+seccomp`; `none` where it was not.
+    pub level: String,
+    /// How it ended, such as `exit 0`, `signal 9` or `time-out`.
+    pub exit: String,
+    /// Where in the record's tree the beginning of what it printed is; null if it printed nothing.
+    pub log: Option<RepoPath>,
 }
 
 /// What happened.

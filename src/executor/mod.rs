@@ -1,5 +1,10 @@
-//! F1: what executes GEN. The built-in generator is here; an executor that is a program of its own is configured by
-//! `control/runtime/gen_executor.json`.
+//! F1: what executes GEN. The built-in generator, or a program of its own that a configuration names: resolved to an identity, started behind
+//! a contract, confined, and harvested.
 
 pub mod builtin;
+pub mod external;
+mod harvest;
 pub mod resolve;
+mod sandbox;
+mod scratch;
+pub mod supervise;

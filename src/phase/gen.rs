@@ -27,7 +27,8 @@ use crate::document::phase::Phase;
 use crate::document::pipeline::Pipeline;
 use crate::document::run_ledger::{ArtifactHashes, LedgerEntry, LedgerEvent, RunLedger};
 use crate::executor::builtin::{AuthorityText, Job, generate};
-use crate::executor::resolve::{RUNNER_VERSION, generator_version};
+use crate::executor::external::{self, Host};
+use crate::executor::resolve::{RUNNER_VERSION, generator_version, is_builtin};
 use crate::gate::assurance::Admission;
 use crate::gate::paths::TEMPLATES_FOLDER;
 
@@ -39,6 +40,8 @@ pub const REQUEST_PATH: &str = "execution/gen/request.json";
 pub const OUTPUTS_PATH: &str = "execution/gen/outputs.json";
 /// Where the executor's report goes.
 pub const REPORT_PATH: &str = "execution/gen/executor.report.json";
+/// Where the beginning of what an executor printed goes, in the record's tree.
+pub const LOG_PATH: &str = "execution/gen/executor.log";
 /// Where the run ledger goes.
 pub const RUN_LEDGER_PATH: &str = "execution/ledger/run.ledger.json";
 /// Where the artifact map goes.
@@ -96,8 +99,49 @@ pub struct Produced {
     pub tool_versions: BTreeMap<String, String>,
 }
 
+/// How a program that executed GEN was confined, how it ended, and what it printed. It depends on the machine, and is kept with the record only.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    /// How well it was confined.
+    pub level: String,
+    /// How it ended.
+    pub exit: String,
+    /// The beginning of what it printed.
+    pub log: Vec<u8>,
+}
+
+/// What an execution came to.
+#[derive(Clone, Debug)]
+pub struct Executed {
+    /// What was produced, or why nothing was.
+    pub produced: Result<Produced, Vec<Finding>>,
+    /// The program's run, if it is one.
+    pub trace: Option<Trace>,
+    /// What there is to say beside that.
+    pub warnings: Vec<Finding>,
+}
+
+/// Executes GEN with the executor that was admitted.
+pub fn execute(input: &Input, sources: &Sources, host: &Host<'_>) -> Executed {
+    let executor = &input.admission.capsule().gen_executor;
+    if is_builtin(executor) {
+        return Executed { produced: built_in(input, sources), trace: None, warnings: Vec::new() };
+    }
+    let request = request(input);
+    let bytes = json::emit(&request);
+    let job = external::Job {
+        executor,
+        files: sources.contents,
+        request: (&super::path(REQUEST_PATH), &bytes),
+        outputs: &request.phase_config.outputs,
+    };
+    let external::Execution { level, exit, log, warnings, harvest } = external::execute(&job, host);
+    let produced = harvest.map(|harvest| Produced { artifacts: harvest.artifacts, tool_versions: harvest.tool_versions });
+    Executed { produced, trace: Some(Trace { level, exit, log }), warnings }
+}
+
 /// Executes GEN with the built-in generator.
-pub fn execute(input: &Input, sources: &Sources) -> Result<Produced, Vec<Finding>> {
+fn built_in(input: &Input, sources: &Sources) -> Result<Produced, Vec<Finding>> {
     let Input { admission, authority_ledger_hash: _, pipeline, manifest: _ } = input;
     let inputs = Globs::new(&pipeline.inputs).map_err(|error| vec![Finding::error(Code::PatternInvalid, error.to_string())])?;
     let objectives: BTreeMap<&str, &Value> =
@@ -129,6 +173,25 @@ pub fn execute(input: &Input, sources: &Sources) -> Result<Produced, Vec<Finding
     Ok(Produced { artifacts, tool_versions: BTreeMap::from([("generator".to_owned(), generator)]) })
 }
 
+/// What an executor is asked. The built-in generator is asked the same.
+pub fn request(input: &Input) -> GenRequest {
+    let Input { admission, authority_ledger_hash: _, pipeline, manifest } = input;
+    GenRequest {
+        schema_version: SCHEMA_VERSION.to_owned(),
+        pre_gen_capsule: admission.capsule().clone(),
+        inputs_manifest: (*manifest).clone(),
+        phase_config: PhaseConfig {
+            phase: Phase::Gen,
+            artifacts: pipeline.r#gen.artifacts.clone(),
+            outputs: Outputs {
+                outputs_manifest: super::path(OUTPUTS_PATH),
+                execution_report: super::path(REPORT_PATH),
+                artifacts: pipeline.r#gen.artifacts.iter().map(|a| a.path.clone()).collect(),
+            },
+        },
+    }
+}
+
 /// What the phase emits about artifacts that were produced, now or earlier.
 pub struct Account {
     /// The request, outputs manifest and report.
@@ -147,7 +210,7 @@ pub fn account(
     produced: &[FileEntry],
     tools: &BTreeMap<String, String>,
 ) -> Account {
-    let Input { admission, authority_ledger_hash: _, pipeline, manifest } = input;
+    let pipeline = input.pipeline;
     let authority_of: BTreeMap<&str, &str> = objectives.iter().map(|o| (o.id.as_str(), o.source.authority_id.as_str())).collect();
     let declared: BTreeMap<&RepoPath, &Vec<String>> = pipeline.r#gen.artifacts.iter().map(|a| (&a.path, &a.objectives)).collect();
     let mut outputs = Vec::new();
@@ -161,20 +224,7 @@ pub fn account(
     outputs.sort_by(|a, b| a.path.cmp(&b.path));
 
     let version = || SCHEMA_VERSION.to_owned();
-    let request = GenRequest {
-        schema_version: version(),
-        pre_gen_capsule: admission.capsule().clone(),
-        inputs_manifest: (*manifest).clone(),
-        phase_config: PhaseConfig {
-            phase: Phase::Gen,
-            artifacts: pipeline.r#gen.artifacts.clone(),
-            outputs: Outputs {
-                outputs_manifest: super::path(OUTPUTS_PATH),
-                execution_report: super::path(REPORT_PATH),
-                artifacts: pipeline.r#gen.artifacts.iter().map(|a| a.path.clone()).collect(),
-            },
-        },
-    };
+    let request = request(input);
     let reported = |o: &OutputArtifact| ReportedArtifact { path: o.path.clone(), hash: o.sha256, bytes: o.bytes };
     let report = GenReport {
         schema_version: version(),

@@ -166,8 +166,10 @@ pub fn take(store: &Store, from: From, executor: &ExecutorSource) -> Result<Inpu
     let bundle_files: Vec<(RepoPath, Digest)> =
         files.iter().filter(|(path, _)| is_bundle_member(path)).map(|(path, file)| (path.clone(), file.sha256)).collect();
     let bundle = Bundle::new(policies(&contents));
-    let executor = resolve_executor(store, executor, config.as_ref(), &mut findings)?;
     let manifest = manifest(&files, &ledger, &pipeline);
+    let seen: BTreeMap<&RepoPath, Digest> = manifest.files.iter().map(|file| (&file.path, file.sha256)).collect();
+    let snapshot = resolve::Snapshot { seen: &|path| seen.get(path).copied(), known: &|path| files.contains_key(path) };
+    let executor = resolve_executor(store, executor, config.as_ref(), &snapshot, &mut findings)?;
     let paths = files.keys().cloned().collect();
     Ok(Inputs {
         files,
@@ -257,6 +259,7 @@ fn resolve_executor(
     store: &Store,
     source: &ExecutorSource,
     config: Option<&SourceFile>,
+    snapshot: &resolve::Snapshot<'_>,
     findings: &mut Vec<Finding>,
 ) -> Result<GenExecutor, PipelineError> {
     let (name, bytes) = match (source, config) {
@@ -272,9 +275,9 @@ fn resolve_executor(
         }
     };
     let named = name.parse().unwrap_or_else(|_| path(EXECUTOR_CONFIG_PATH));
-    match resolve::resolve(&named, &bytes) {
-        Ok(executor) => {
-            findings.extend(resolve::check_available(&executor, &named));
+    match resolve::resolve(&named, &bytes, snapshot) {
+        Ok((executor, refused)) => {
+            findings.extend(refused);
             Ok(executor)
         }
         Err(refused) => {

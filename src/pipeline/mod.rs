@@ -4,6 +4,7 @@ pub mod chain;
 pub mod inputs;
 pub mod judge;
 pub mod miss;
+mod repeat;
 pub mod run;
 mod settle;
 mod step;

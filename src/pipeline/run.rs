@@ -1,13 +1,19 @@
 //! `git cbia run`, from lock to replay. The order, read top to bottom.
 
+use std::collections::BTreeMap;
+
 use super::PipelineError;
 use super::inputs::{self, ExecutorSource, From};
 use super::judge::Remembering;
 use super::miss;
+use super::repeat;
 use super::settle::{Settle, Work};
 use super::step::{Admitted, gates};
+use crate::document::finding::Finding;
 use crate::document::machine::RunDocument;
-use crate::phase::r#gen;
+use crate::document::path::RepoPath;
+use crate::executor::external::Host;
+use crate::phase::r#gen::{self, Executed, Produced};
 use crate::policy::Cage;
 use crate::store::Store;
 use crate::store::materialise::Materialised;
@@ -35,6 +41,10 @@ pub struct Options<'a> {
     pub force: bool,
     /// Where policies are evaluated.
     pub cage: &'a Cage,
+    /// What of this machine an executor that is a program of its own needs.
+    pub host: &'a Host<'a>,
+    /// How many times GEN is executed, to see whether it does the same each time; once if at all where this is 1.
+    pub repeat: u32,
 }
 
 /// How a command ended.
@@ -109,7 +119,17 @@ pub fn run(store: &Store, options: &Options<'_>) -> Result<Report, PipelineError
         executor_key: settle.executor_key,
     };
 
+    let repeated = match repeat(&admitted, &mut settle, options)? {
+        Ok(produced) => produced,
+        Err(findings) => return settle.failed(&inputs, &gates, findings),
+    };
     if let Some(work) = known(&admitted, &mut settle)? {
+        if let Some(produced) = &repeated {
+            let findings = repeat::against_stored(&work.output, produced);
+            if !findings.is_empty() {
+                return settle.failed(&inputs, &gates, findings);
+            }
+        }
         if options.mode == Mode::Status {
             return Ok(settle.would_replay(&work));
         }
@@ -132,9 +152,12 @@ pub fn run(store: &Store, options: &Options<'_>) -> Result<Report, PipelineError
         return Ok(report);
     }
     let contents = inputs.manifest_contents(store)?;
-    let produced = match admitted.execute(&contents) {
-        Ok(produced) => produced,
-        Err(findings) => return settle.failed(&inputs, &gates, findings),
+    let produced = match repeated {
+        Some(produced) => produced,
+        None => match execute(&admitted, &mut settle, options, &contents) {
+            Ok(produced) => produced,
+            Err(findings) => return settle.failed(&inputs, &gates, findings),
+        },
     };
     let work = settle.produced(produced);
     let report = settle.admitted(&admitted, work)?;
@@ -143,6 +166,45 @@ pub fn run(store: &Store, options: &Options<'_>) -> Result<Report, PipelineError
         Ok(report) => Ok(report),
         Err(finding) => settle.failed(&inputs, &gates, vec![finding]),
     }
+}
+
+/// Executes GEN once.
+fn execute(
+    admitted: &Admitted<'_>,
+    settle: &mut Settle<'_>,
+    options: &Options<'_>,
+    contents: &BTreeMap<RepoPath, Vec<u8>>,
+) -> Result<Produced, Vec<Finding>> {
+    let Executed { produced, trace, warnings } = admitted.execute(contents, options.host);
+    settle.findings.extend(warnings.into_iter().filter(|warning| !settle.findings.contains(warning)).collect::<Vec<_>>());
+    settle.trace = trace;
+    produced
+}
+
+/// Executes GEN as often as asked for, if more than once. What it produced, if that was the same each time.
+fn repeat(
+    admitted: &Admitted<'_>,
+    settle: &mut Settle<'_>,
+    options: &Options<'_>,
+) -> Result<Result<Option<Produced>, Vec<Finding>>, PipelineError> {
+    if options.repeat < 2 || options.mode != Mode::Run {
+        return Ok(Ok(None));
+    }
+    let contents = admitted.inputs.manifest_contents(admitted.store)?;
+    let first = match execute(admitted, settle, options, &contents) {
+        Ok(first) => first,
+        Err(findings) => return Ok(Err(findings)),
+    };
+    for number in 2..=options.repeat {
+        let findings = match execute(admitted, settle, options, &contents) {
+            Ok(next) => repeat::differences(&first, &next, number),
+            Err(findings) => findings,
+        };
+        if !findings.is_empty() {
+            return Ok(Err(findings));
+        }
+    }
+    Ok(Ok(Some(first)))
 }
 
 /// What is known of this state: its run, or at least GEN's output. Whatever cannot be believed is told, put aside, and not used.

@@ -17,10 +17,10 @@ use crate::document::json;
 use crate::document::machine::{Event, Miss, Outcome, PhaseDocument, RunDocument};
 use crate::document::path::RepoPath;
 use crate::document::phase::Phase;
-use crate::document::record::{Links, PhaseStatus, Record, RecordEvent, RecordedFinding, RecordedPhase};
+use crate::document::record::{Links, PhaseStatus, Record, RecordEvent, RecordedExecutor, RecordedFinding, RecordedPhase};
 use crate::document::run_ledger::{CacheUse, RunLedger};
 use crate::gate::paths::is_evidence;
-use crate::phase::r#gen::{Produced, RUN_LEDGER_PATH};
+use crate::phase::r#gen::{LOG_PATH, Produced, RUN_LEDGER_PATH, Trace};
 use crate::phase::{Evidence, path};
 use crate::store::cache::EVIDENCE;
 use crate::store::durable::Durability;
@@ -50,6 +50,8 @@ pub(super) struct Settle<'a> {
     pub later: Vec<Phase>,
     pub findings: Vec<Finding>,
     pub misses: Vec<Miss>,
+    /// The run of an executor that is a program of its own, if there was one.
+    pub trace: Option<Trace>,
 }
 
 impl<'a> Settle<'a> {
@@ -73,6 +75,7 @@ impl<'a> Settle<'a> {
             later: Vec::new(),
             findings: gates.findings.clone(),
             misses: Vec::new(),
+            trace: None,
         }
     }
 
@@ -219,6 +222,11 @@ impl<'a> Settle<'a> {
             phases: self.phases(r#gen, artifacts).into_iter().map(phase).collect(),
             links: self.links.clone(),
             findings: self.findings.iter().map(finding).collect(),
+            executor: self.trace.as_ref().map(|trace| RecordedExecutor {
+                level: trace.level.clone(),
+                exit: trace.exit.clone(),
+                log: (!trace.log.is_empty()).then(|| path(LOG_PATH)),
+            }),
         };
         let allowed = !matches!(event, RecordEvent::Denied);
         let mut trailers = vec![
@@ -231,7 +239,8 @@ impl<'a> Settle<'a> {
         trailers.extend(run.map(|id| ("Cbia-Run", id.to_string())));
         let always = self.store.config_string("cbia.durability").as_deref() == Some("full");
         let durability = if always { Durability::Full } else { durability };
-        let files = [(path(RUN_LEDGER_PATH), json::emit(ledger))];
+        let log = self.trace.as_ref().filter(|trace| !trace.log.is_empty()).map(|trace| (path(LOG_PATH), trace.log.clone()));
+        let files: Vec<_> = [(path(RUN_LEDGER_PATH), json::emit(ledger))].into_iter().chain(log).collect();
         let appended =
             self.store.append(&Append { record: &record, files: &files, subject, trailers: &trailers, run, durability })?;
         self.findings.extend(appended.findings);

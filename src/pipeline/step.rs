@@ -16,10 +16,11 @@ use crate::document::phase::Phase;
 use crate::document::record::Links;
 use crate::document::run_ledger::RunLedger;
 use crate::document::schema::{Kind, load};
+use crate::executor::external::Host;
 use crate::gate::assurance::Admission;
 use crate::gate::authority::LEDGER_PATH;
 use crate::gate::paths::CAPSULE_PATH;
-use crate::phase::r#gen::{self, Account, OUTPUTS_PATH, Produced, REPORT_PATH, Sources, account, gate_entry};
+use crate::phase::r#gen::{self, Account, Executed, OUTPUTS_PATH, REPORT_PATH, Sources, account, gate_entry};
 use crate::phase::{Evidence, Judge, authority_lock, opa_gate, path, pre_gen};
 use crate::store::pack::Batch;
 use crate::store::tree::{Tree, TreeLimits};
@@ -291,12 +292,16 @@ impl Admitted<'_> {
     }
 
     /// Executes GEN.
-    pub fn execute(&self, contents: &BTreeMap<RepoPath, Vec<u8>>) -> Result<Produced, Vec<Finding>> {
-        let unreadable = |findings: &Vec<Finding>| findings.clone();
-        let ledger = self.inputs.ledger.as_ref().map_err(unreadable)?;
-        let objectives = self.inputs.objectives.as_ref().map_err(unreadable)?;
+    pub fn execute(&self, contents: &BTreeMap<RepoPath, Vec<u8>>, host: &Host<'_>) -> Executed {
+        let (ledger, objectives) = match (&self.inputs.ledger, &self.inputs.objectives) {
+            (Ok(ledger), Ok(objectives)) => (ledger, objectives),
+            (Err(findings), _) | (_, Err(findings)) => {
+                return Executed { produced: Err(findings.clone()), trace: None, warnings: Vec::new() };
+            }
+        };
         let values = objectives.value.as_array().map(Vec::as_slice).unwrap_or_default();
-        r#gen::execute(self.input, &Sources { ledger: &ledger.document, objectives: (&objectives.document, values), contents })
+        let sources = Sources { ledger: &ledger.document, objectives: (&objectives.document, values), contents };
+        r#gen::execute(self.input, &sources, host)
     }
 }
 

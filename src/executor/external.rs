@@ -1,0 +1,426 @@
+//! An executor that is a program of its own: started behind its contract, confined, watched, and harvested when nothing of it is left.
+//!
+//! `git cbia` itself starts a supervisor ([`super::supervise`]) and reads what the executor prints; the rest happens there. Everything that goes
+//! wrong is a finding, and then nothing is harvested.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::{self, Read, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use gix::bstr::ByteSlice as _;
+
+use super::harvest::{Harvest, harvest};
+use super::resolve;
+use super::scratch::Scratch;
+use super::supervise::{ARGUMENT, SUPERVISE};
+use crate::document::confinement::{Fate, Order, Verdict};
+use crate::document::executor::{DEFAULT_TIMEOUT_S, ExecutorConfig, GenExecutor};
+use crate::document::finding::{Code, Finding};
+use crate::document::gen_exchange::Outputs;
+use crate::document::json;
+use crate::document::path::{RepoPath, printable};
+use crate::document::schema::{Kind, parse, validate};
+
+/// The variable that names the request.
+const REQUEST_VARIABLE: &str = "CBIA_GEN_REQUEST";
+/// The variable that names the folder for temporary files.
+const TEMPORARY_VARIABLE: &str = "TMPDIR";
+/// An executor that prints more than this, in bytes, is killed.
+pub const MAX_PRINTED: u64 = 64 << 20;
+/// Values that are shorter than this, in bytes, are too common to be looked for as secrets.
+const SHORTEST_SECRET: usize = 8;
+const LONGEST_PAUSE: Duration = Duration::from_millis(5);
+
+/// A process that is to be started. The one place of the executor floor that makes one.
+pub(super) fn command(program: &Path) -> Command {
+    #[expect(clippy::disallowed_methods, reason = "this is one of the three files that start processes")]
+    Command::new(program)
+}
+
+/// What the executor is given.
+pub struct Job<'a> {
+    /// The executor, as it was admitted.
+    pub executor: &'a GenExecutor,
+    /// The snapshot that it sees.
+    pub files: &'a BTreeMap<RepoPath, Vec<u8>>,
+    /// Where the request goes, and its bytes.
+    pub request: (&'a RepoPath, &'a [u8]),
+    /// Where its results go.
+    pub outputs: &'a Outputs,
+}
+
+/// What of this machine an execution needs.
+pub struct Host<'a> {
+    /// This binary.
+    pub program: PathBuf,
+    /// The folder for temporary files.
+    pub temporary: PathBuf,
+    /// The value of an environment variable.
+    pub variable: &'a dyn Fn(&str) -> Option<OsString>,
+    /// Shows the user what the executor prints, as it comes.
+    pub show: &'a dyn Fn(&[u8]),
+}
+
+/// An execution that was tried.
+#[derive(Debug)]
+pub struct Execution {
+    /// How well it was confined; `none` if it was not started.
+    pub level: String,
+    /// How it ended, in a word.
+    pub exit: String,
+    /// The beginning of what it printed, without the values of secrets.
+    pub log: Vec<u8>,
+    /// What there is to say although it succeeded.
+    pub warnings: Vec<Finding>,
+    /// What it produced, or why it counts for nothing.
+    pub harvest: Result<Harvest, Vec<Finding>>,
+}
+
+impl Execution {
+    fn refused(findings: Vec<Finding>) -> Self {
+        let exit = "not started".to_owned();
+        Self { level: "none".into(), exit, log: Vec::new(), warnings: Vec::new(), harvest: Err(findings) }
+    }
+}
+
+/// Executes. When it returns, no process of the executor is left, and no scratch directory.
+pub fn execute(job: &Job<'_>, host: &Host<'_>) -> Execution {
+    let Some(config) = &job.executor.config else {
+        return Execution::refused(vec![Finding::error(Code::ExecutorUnavailable, "no executor is configured")]);
+    };
+    let prepared = prepare(job, config, host);
+    let (scratch, order, secrets) = match prepared {
+        Ok(prepared) => prepared,
+        Err(findings) => return Execution::refused(findings),
+    };
+    let ended = match converse(&order, host, &secrets) {
+        Ok(ended) => ended,
+        Err(error) => {
+            let message = format!("the executor could not be supervised: {error}");
+            return Execution::refused(vec![Finding::error(Code::ExecutorFailed, message)]);
+        }
+    };
+    let Ended { log, printed, verdict, supervisor: Supervisor { mut process, channel } } = ended;
+    let verdict = verdict.unwrap_or_else(|| Verdict {
+        level: "none".into(),
+        fate: Fate::Unstartable("its supervisor ended without a word".into()),
+        killed: 0,
+    });
+    let harvest = match judge(&verdict, config, &order, printed) {
+        Some(finding) => Err(vec![finding]),
+        None => {
+            harvest(&scratch, job.outputs, job.request.0, &order.bounds).and_then(|harvest| without_secrets(harvest, &secrets))
+        }
+    };
+    drop(scratch);
+    drop(channel);
+    // It ends as soon as its channel is closed.
+    process.wait().ok();
+    let mut warnings = Vec::new();
+    if printed > log.len() as u64 {
+        let message = format!("the executor printed {printed} bytes, of which {} are kept", log.len());
+        warnings.push(Finding::warning(Code::ExecutorLogCut, message).hint("sandbox.limits.log_bytes keeps more"));
+    }
+    Execution { level: verdict.level, exit: spelled(&verdict.fate), log, warnings, harvest }
+}
+
+type Prepared = (Scratch, Order, Vec<String>);
+
+fn prepare(job: &Job<'_>, config: &ExecutorConfig, host: &Host<'_>) -> Result<Prepared, Vec<Finding>> {
+    let (at, request) = job.request;
+    let value = parse("executor request", at.as_str(), request);
+    let broken = match value {
+        Ok(value) => validate(Kind::ExecutorRequest, at.as_str(), request, &value),
+        Err(finding) => vec![finding],
+    };
+    if !broken.is_empty() {
+        return Err(broken.into_iter().map(|finding| Finding { code: Code::RequestInvalid, ..finding }).collect());
+    }
+    let changed: Vec<Finding> = job.executor.programs.iter().filter_map(resolve::recheck).collect();
+    if !changed.is_empty() {
+        return Err(changed);
+    }
+    let sandbox = config.sandbox.clone().unwrap_or_default();
+    let (mut environment, secrets) = environment(config, host)?;
+
+    let mut files = job.files.clone();
+    files.insert(at.clone(), request.to_vec());
+    let failed = |error: io::Error| {
+        let message = format!(
+            "the executor's scratch directory cannot be made in {}: {error}",
+            printable(&host.temporary.to_string_lossy())
+        );
+        vec![Finding::error(Code::ScratchFailed, message).hint("TMPDIR names another folder")]
+    };
+    let words = config.command.as_deref().unwrap_or_default();
+    let programs: Vec<&str> = words.iter().map(String::as_str).collect();
+    let mut scratch = Scratch::new(&host.temporary, &files, &programs).map_err(failed)?;
+    // The request is git cbia's own; that the executor may overwrite it harms nobody.
+    scratch.inputs.remove(at);
+    let places = job.outputs.artifacts.iter().chain([&job.outputs.execution_report, &job.outputs.outputs_manifest]);
+    scratch.make_folders(places).map_err(failed)?;
+
+    let text = |path: &Path| path.to_str().map(str::to_owned).ok_or_else(|| failed(io::Error::other("its path is not UTF-8")));
+    let (tree, temporary) = (text(scratch.tree())?, text(scratch.temporary())?);
+    environment.insert(REQUEST_VARIABLE.into(), format!("{tree}/{}", at.as_str()));
+    environment.entry(TEMPORARY_VARIABLE.into()).or_insert_with(|| temporary.clone());
+    let Some((program, arguments)) = words.split_first() else {
+        return Err(vec![Finding::error(Code::ExecutorUnavailable, "the executor has no command")]);
+    };
+    let program = if program.starts_with('/') { program.clone() } else { format!("{tree}/{program}") };
+    let arguments = arguments.iter().cloned().chain([format!("{tree}/{}", at.as_str())]).collect();
+    let order = Order {
+        program,
+        arguments,
+        environment,
+        scratch: text(scratch.path())?,
+        tree,
+        temporary,
+        read: sandbox.read,
+        network: sandbox.network.unwrap_or(false),
+        require: sandbox.require.unwrap_or(true),
+        timeout_ms: config.timeout_s.unwrap_or(DEFAULT_TIMEOUT_S).saturating_mul(1000),
+        bounds: sandbox.limits.unwrap_or_default().bounds(),
+    };
+    Ok((scratch, order, secrets))
+}
+
+/// The declared variables, and the values of those that are passed on, which must not be kept.
+fn environment(config: &ExecutorConfig, host: &Host<'_>) -> Result<(BTreeMap<String, String>, Vec<String>), Vec<Finding>> {
+    let mut environment = config.env.clone();
+    let (mut secrets, mut findings) = (Vec::new(), Vec::new());
+    for name in config.sandbox.iter().flat_map(|sandbox| &sandbox.pass_env) {
+        match (host.variable)(name).map(OsString::into_string) {
+            Some(Ok(value)) => {
+                secrets.push(value.clone());
+                environment.insert(name.clone(), value);
+            }
+            other => {
+                let why = if other.is_some() { "is not UTF-8 text" } else { "is not set" };
+                let message = format!("the executor is to be given the variable {name}, which {why}");
+                findings
+                    .push(Finding::error(Code::ExecutorVariableMissing, message).hint(format!("export {name}, and run again")));
+            }
+        }
+    }
+    if findings.is_empty() { Ok((environment, secrets)) } else { Err(findings) }
+}
+
+/// What the executor printed.
+struct Printed<'a> {
+    show: &'a dyn Fn(&[u8]),
+    kept: Vec<u8>,
+    /// How much is kept: a secret that begins before the cut must be whole to be found.
+    room: usize,
+    total: u64,
+}
+
+impl Printed<'_> {
+    /// Takes in a part of what a pipe holds. Whether there was anything.
+    fn take(&mut self, stream: &mut dyn Read, buffer: &mut [u8]) -> bool {
+        // The pipe is empty, or broken: nobody is left who could say more.
+        let Ok(count @ 1..) = stream.read(buffer) else { return false };
+        if self.total <= MAX_PRINTED {
+            (self.show)(&buffer[..count]);
+        }
+        self.total += count as u64;
+        let room = self.room - self.kept.len();
+        self.kept.extend_from_slice(&buffer[..count.min(room)]);
+        true
+    }
+}
+
+struct Supervisor {
+    process: Child,
+    /// Closing it lets the supervisor end.
+    channel: UnixStream,
+}
+
+struct Ended {
+    log: Vec<u8>,
+    printed: u64,
+    verdict: Option<Verdict>,
+    supervisor: Supervisor,
+}
+
+/// Starts the supervisor, and reads what is printed until it gives its verdict. Never waits for a pipe that somebody holds.
+fn converse(order: &Order, host: &Host<'_>, secrets: &[String]) -> io::Result<Ended> {
+    let (channel, theirs) = UnixStream::pair()?;
+    let mut process = command(&host.program)
+        .args([ARGUMENT, SUPERVISE])
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut line = json::to_value(order).to_string().into_bytes();
+    line.push(b'\n');
+    let (out, err) = (process.stdout.take(), process.stderr.take());
+    let supervisor = Supervisor { process, channel };
+    (&supervisor.channel).write_all(&line)?;
+    let (Some(mut out), Some(mut err)) = (out, err) else { return Err(io::Error::other("there are no pipes")) };
+    for stream in [out.as_fd(), err.as_fd(), supervisor.channel.as_fd()] {
+        rustix::io::ioctl_fionbio(stream, true)?;
+    }
+    let longest = secrets.iter().map(String::len).max().unwrap_or(0);
+    let keep = order.bounds.log_bytes as usize;
+    let mut printed = Printed { show: host.show, kept: Vec::new(), room: keep + longest, total: 0 };
+    let (mut buffer, mut answer) = (vec![0; 64 << 10], Vec::new());
+    let mut pause = Duration::from_micros(50);
+    loop {
+        let ended = listen(&supervisor.channel, &mut answer);
+        let some = printed.take(&mut out, &mut buffer) | printed.take(&mut err, &mut buffer);
+        match (some, ended) {
+            // What was printed before the verdict was in the pipes by then.
+            (false, true) => break,
+            (false, false) => {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            (true, _) if printed.total > MAX_PRINTED => {
+                // The supervisor sees that nobody wants the result any more.
+                supervisor.channel.shutdown(std::net::Shutdown::Write).ok();
+            }
+            (true, _) => pause = Duration::from_micros(50),
+        }
+    }
+    let mut log = redact(printed.kept, secrets);
+    log.truncate(keep);
+    Ok(Ended { log, printed: printed.total, verdict: serde_json::from_slice(&answer).ok(), supervisor })
+}
+
+/// Takes in what the supervisor says; whether it has said everything.
+fn listen(mut channel: &UnixStream, answer: &mut Vec<u8>) -> bool {
+    let mut buffer = [0; 4096];
+    loop {
+        match channel.read(&mut buffer) {
+            Ok(0) => return true,
+            Ok(count) => {
+                answer.extend_from_slice(&buffer[..count]);
+                if answer.ends_with(b"\n") {
+                    return true;
+                }
+            }
+            Err(error) => return !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+        }
+    }
+}
+
+/// The same bytes with stars in the place of secrets.
+fn redact(mut bytes: Vec<u8>, secrets: &[String]) -> Vec<u8> {
+    for secret in secrets.iter().filter(|secret| secret.len() >= SHORTEST_SECRET) {
+        let mut at = 0;
+        while let Some(found) = find(&bytes[at..], secret.as_bytes()) {
+            bytes[at + found..at + found + secret.len()].fill(b'*');
+            at += found + secret.len();
+        }
+    }
+    bytes
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.find(wanted)
+}
+
+/// An artifact that holds a value that was passed on depends on something that is in no key, and would publish it.
+fn without_secrets(harvest: Harvest, secrets: &[String]) -> Result<Harvest, Vec<Finding>> {
+    let holds =
+        |bytes: &[u8]| secrets.iter().any(|secret| secret.len() >= SHORTEST_SECRET && find(bytes, secret.as_bytes()).is_some());
+    let hint = "if it is no secret, give it in env, where it is part of the key, instead of sandbox.pass_env";
+    let finding = |what: &str| {
+        Finding::error(Code::OutputHoldsSecret, format!("{what} holds the value of a variable that was passed on")).hint(hint)
+    };
+    let mut findings: Vec<Finding> =
+        harvest.artifacts.iter().filter(|(_, bytes)| holds(bytes)).map(|(path, _)| finding(path.as_str()).at(path)).collect();
+    if harvest.tool_versions.iter().any(|(name, version)| holds(name.as_bytes()) || holds(version.as_bytes())) {
+        findings.push(finding("the executor's report"));
+    }
+    if findings.is_empty() { Ok(harvest) } else { Err(findings) }
+}
+
+/// How an executor ended, in a word.
+fn spelled(fate: &Fate) -> String {
+    match fate {
+        Fate::Exited(status) => format!("exit {status}"),
+        Fate::Signalled(signal) => format!("signal {signal}"),
+        Fate::TimedOut => "time-out".into(),
+        Fate::TooManyProcesses => "too many processes".into(),
+        Fate::Abandoned => "stopped".into(),
+        Fate::Unkillable => "cannot be killed".into(),
+        Fate::Unconfined(_) | Fate::Unstartable(_) => "not started".into(),
+    }
+}
+
+/// Why an execution counts for nothing, if it does.
+fn judge(verdict: &Verdict, config: &ExecutorConfig, order: &Order, printed: u64) -> Option<Finding> {
+    let error = Finding::error;
+    let program = config.command.iter().flatten().next().map(|program| printable(program)).unwrap_or_default();
+    Some(match &verdict.fate {
+        Fate::Exited(0) if verdict.killed == 0 => return None,
+        Fate::Exited(0) => {
+            let left = verdict.killed;
+            error(Code::ExecutorFailed, format!("the executor ended and left processes running; {left} were killed"))
+                .hint("wait for every process that it starts")
+        }
+        Fate::Exited(status) => error(Code::ExecutorFailed, format!("the executor ended with status {status}"))
+            .hint("what it printed is above, and in the record: git cbia show"),
+        Fate::Signalled(signal) => {
+            let named = rustix::process::Signal::from_named_raw(*signal);
+            let why = match named {
+                Some(rustix::process::Signal::XCPU) => ": sandbox.limits.cpu_s is the limit",
+                Some(rustix::process::Signal::XFSZ) => ": sandbox.limits.file_bytes is the limit",
+                _ => "",
+            };
+            error(Code::ExecutorKilled, format!("the executor was killed by signal {signal}{why}"))
+        }
+        Fate::TimedOut => {
+            let seconds = order.timeout_ms / 1000;
+            error(Code::ExecutorTimeout, format!("the executor took longer than {seconds} seconds, and was killed"))
+                .hint("timeout_s allows more")
+        }
+        Fate::TooManyProcesses => {
+            let limit = order.bounds.processes;
+            error(Code::ExecutorKilled, format!("the executor had more than {limit} processes, and was killed"))
+                .hint("sandbox.limits.processes allows more")
+        }
+        Fate::Abandoned if printed > MAX_PRINTED => {
+            error(Code::ExecutorKilled, format!("the executor printed more than {MAX_PRINTED} bytes, and was killed"))
+                .hint("write results to the declared outputs, and less to the terminal")
+        }
+        Fate::Abandoned => error(Code::ExecutorKilled, "the executor was stopped"),
+        Fate::Unkillable => {
+            error(Code::ExecutorKilled, "the executor was to be killed, and some of its processes could not be".to_owned())
+        }
+        Fate::Unconfined(why) => {
+            error(Code::SandboxUnavailable, format!("the executor was not started, because it cannot be confined: {why}"))
+                .hint("Linux 6.2 with Landlock is needed; \"sandbox\": {\"require\": false} runs it without")
+        }
+        Fate::Unstartable(why) => error(Code::ExecutorNotFound, format!("the executor {program} cannot be started: {why}"))
+            .hint("it must be executable, and lie where it may be read: sandbox.read names further folders"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_starred_wherever_they_stand() {
+        let secrets = ["hunter2hunter2".to_owned(), "short".to_owned()];
+        let cases = [
+            ("a hunter2hunter2 b", "a ************** b"),
+            ("hunter2hunter2hunter2hunter2", "****************************"),
+            ("short hunter2", "short hunter2"),
+            ("", ""),
+        ];
+        for (given, wanted) in cases {
+            assert_eq!(String::from_utf8(redact(given.as_bytes().to_vec(), &secrets)).unwrap(), wanted);
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! The two processes between `git cbia` and an executor, both of this same binary.
+//!
+//! The **supervisor** outlives `git cbia` if it must: it holds the deadline, it is the one that orphans of the executor come to, and when the
+//! executor ends, or `git cbia` does (Ctrl-C, SIGTERM, a kill), it kills what is left, and removes the scratch directory if nobody else
+//! does. It is not confined, and does nothing but this.
+//!
+//! The **confined** process leads a session of its own without a terminal, dies with the supervisor, limits and confines itself, and becomes
+//! the executor.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, WaitOptions};
+
+use super::external::command;
+use super::{sandbox, scratch};
+use crate::document::confinement::{Fate, Order, Verdict, Word};
+use crate::document::json;
+
+/// The hidden first argument that makes the binary one of these processes.
+pub const ARGUMENT: &str = "__executor-cage";
+/// The second argument for the supervisor.
+pub const SUPERVISE: &str = "supervise";
+const CONFINE: &str = "confine";
+/// How long processes that the executor leaves may take to end by themselves.
+const GRACE: Duration = Duration::from_millis(200);
+/// How long killing may take, until the kernel must be thought unable to.
+const KILLING: Duration = Duration::from_secs(60);
+/// How often processes are counted.
+const COUNT_EVERY: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_millis(5);
+
+/// Runs as the process that the second argument names.
+pub fn serve(part: Option<&std::ffi::OsStr>) -> ExitCode {
+    let done = match part.and_then(|part| part.to_str()) {
+        Some(SUPERVISE) => supervise(),
+        Some(CONFINE) => confined(),
+        _ => Err(io::Error::other("this argument is for git cbia itself")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            writeln!(io::stderr(), "git cbia: the executor cannot be supervised: {error}").ok();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Standard input is the socket to whoever gave the order.
+fn channel() -> io::Result<(UnixStream, Order)> {
+    let channel = UnixStream::from(OwnedFd::from(io::stdin().as_fd().try_clone_to_owned()?));
+    let mut line = String::new();
+    BufReader::new(&channel).read_line(&mut line)?;
+    Ok((channel, serde_json::from_str(&line)?))
+}
+
+fn say(mut channel: &UnixStream, what: &impl serde::Serialize) -> io::Result<()> {
+    let mut line = json::to_value(what).to_string().into_bytes();
+    line.push(b'\n');
+    channel.write_all(&line)
+}
+
+fn supervise() -> io::Result<()> {
+    let (channel, order) = channel()?;
+    // Ctrl-C goes to the terminal's foreground group, of which this is not a member any more.
+    rustix::process::setsid()?;
+    adopt_orphans()?;
+    let (ours, theirs) = UnixStream::pair()?;
+    let spawned = command(&std::env::current_exe()?)
+        .args([ARGUMENT, CONFINE])
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .spawn()?;
+    let child = Pid::from_raw(spawned.id() as i32).ok_or_else(|| io::Error::other("the child has no id"))?;
+    say(&ours, &order)?;
+    for socket in [&ours, &channel] {
+        socket.set_nonblocking(true)?;
+    }
+    let mut words = Vec::new();
+    let fate = watch(child, &channel, &ours, &mut words, &order);
+    let ended = matches!(fate, Fate::Exited(_) | Fate::Signalled(_));
+    let (killed, gone) = end(if ended { GRACE } else { Duration::ZERO });
+    hear(&ours, &mut words);
+    let verdict = verdict(fate, &words, killed, gone);
+    channel.set_nonblocking(false)?;
+    // Whoever gave the order harvests now, removes the directory and closes its end; or is gone already.
+    if say(&channel, &verdict).is_ok() {
+        io::copy(&mut &channel, &mut io::sink()).ok();
+    }
+    scratch::remove(Path::new(&order.scratch));
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+fn adopt_orphans() -> io::Result<()> {
+    Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn adopt_orphans() -> io::Result<()> {
+    Ok(())
+}
+
+fn verdict(fate: Fate, words: &[u8], killed: u64, gone: bool) -> Verdict {
+    let mut level = "none".to_owned();
+    let mut refused = Some(Fate::Unstartable("its process ended before it was confined".into()));
+    for line in words.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        match serde_json::from_slice(line) {
+            Ok(Word::Confined(reached)) => (level, refused) = (reached, None),
+            Ok(Word::Unconfined(why)) => refused = Some(Fate::Unconfined(why)),
+            Ok(Word::Unstartable(why)) => refused = Some(Fate::Unstartable(why)),
+            Err(error) => refused = Some(Fate::Unstartable(error.to_string())),
+        }
+    }
+    let fate = match (fate, refused) {
+        (Fate::Exited(_), Some(refused)) => refused,
+        (fate, _) if gone => fate,
+        _ => Fate::Unkillable,
+    };
+    Verdict { level, fate, killed }
+}
+
+/// What the confined process has said so far.
+fn hear(mut from: &UnixStream, words: &mut Vec<u8>) {
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        words.extend_from_slice(&buffer[..count]);
+    }
+}
+
+/// Waits until the executor has ended, or must.
+fn watch(child: Pid, mut channel: &UnixStream, words_from: &UnixStream, words: &mut Vec<u8>, order: &Order) -> Fate {
+    let started = Instant::now();
+    let deadline = Duration::from_millis(order.timeout_ms);
+    let (mut pause, mut counted) = (Duration::from_micros(50), Duration::ZERO);
+    loop {
+        hear(words_from, words);
+        // Orphans that came here and ended are reaped on the way.
+        while let Ok(Some((process, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            if process == child {
+                let signal = status.terminating_signal().map(Fate::Signalled);
+                return signal.unwrap_or(Fate::Exited(status.exit_status().unwrap_or(-1)));
+            }
+        }
+        let elapsed = started.elapsed();
+        if elapsed >= deadline {
+            return Fate::TimedOut;
+        }
+        match channel.read(&mut [0; 64]) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            // Closed, or a word that nobody should say.
+            _ => return Fate::Abandoned,
+        }
+        if elapsed - counted >= COUNT_EVERY {
+            counted = elapsed;
+            if family().1 > order.bounds.processes {
+                return Fate::TooManyProcesses;
+            }
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Kills everything that came from the executor, and waits for all of it. How many processes had to be killed, and whether all are gone.
+///
+/// Only this process's own children are killed, with their groups: nobody else can reap them, so the ids are certain to be theirs. Their
+/// children then become this process's own, and are next.
+fn end(grace: Duration) -> (u64, bool) {
+    let started = Instant::now();
+    let (mut killed, mut pause) = (0, Duration::from_micros(50));
+    loop {
+        match rustix::process::wait(WaitOptions::NOHANG) {
+            Err(rustix::io::Errno::CHILD) => return (killed, true),
+            Ok(Some(_)) => continue,
+            Ok(None) | Err(_) => {}
+        }
+        let elapsed = started.elapsed();
+        if elapsed >= KILLING {
+            return (killed, false);
+        }
+        if elapsed >= grace {
+            for process in family().0 {
+                let own = rustix::process::getpgrp();
+                if let Ok(group) = rustix::process::getpgid(Some(process))
+                    && group != own
+                {
+                    rustix::process::kill_process_group(group, Signal::KILL).ok();
+                }
+                killed += u64::from(rustix::process::kill_process(process, Signal::KILL).is_ok());
+            }
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// The children of this process, and how many processes have come from it in all, as far as the system tells.
+fn family() -> (Vec<Pid>, u64) {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let Ok(entries) = std::fs::read_dir("/proc") else { return (Vec::new(), 0) };
+    let mut parents: BTreeMap<i32, i32> = BTreeMap::new();
+    for entry in entries.flatten() {
+        let Some(process) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        // The name in parentheses may hold anything; what follows its end is `state ppid`.
+        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+        parents.extend(parent.map(|parent: i32| (process, parent)));
+    }
+    let children = parents.iter().filter(|(_, parent)| **parent == own).filter_map(|(process, _)| Pid::from_raw(*process));
+    let is_ours = |process: &i32| {
+        let mut at = *process;
+        for _ in 0..parents.len() {
+            match parents.get(&at) {
+                Some(parent) if *parent == own => return true,
+                Some(parent) => at = *parent,
+                None => return false,
+            }
+        }
+        false
+    };
+    (children.collect(), parents.keys().filter(|process| is_ours(process)).count() as u64)
+}
+
+/// Confines this process and becomes the executor. Returns only if that fails, having said why.
+fn confined() -> io::Result<()> {
+    let (channel, order) = channel()?;
+    let word = match prepare(&order) {
+        Err(error) => Word::Unconfined(error),
+        Ok(()) => match sandbox::confine(&order) {
+            Err(error) => Word::Unconfined(error),
+            Ok(level) => {
+                say(&channel, &Word::Confined(level))?;
+                match sandbox::limit(&order) {
+                    Err(error) => Word::Unconfined(error),
+                    Ok(()) => {
+                        let mut program = command(Path::new(&order.program));
+                        program.args(&order.arguments).env_clear().envs(&order.environment).stdin(Stdio::null());
+                        Word::Unstartable(program.exec().to_string())
+                    }
+                }
+            }
+        },
+    };
+    say(&channel, &word)
+}
+
+fn prepare(order: &Order) -> Result<(), String> {
+    let told = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
+    rustix::process::setsid().map_err(|error| told("it cannot lead a session of its own", &error))?;
+    #[cfg(target_os = "linux")]
+    {
+        let supervisor = rustix::process::getppid();
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+            .map_err(|error| told("it cannot be tied to its supervisor", &error))?;
+        if rustix::process::getppid() != supervisor || supervisor.is_none() {
+            return Err("its supervisor has gone".into());
+        }
+        close_fds::set_fds_cloexec(3, &[]);
+    }
+    rustix::process::chdir(order.tree.as_str()).map_err(|error| told("its scratch directory cannot be entered", &error))
+}
