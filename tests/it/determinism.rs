@@ -16,7 +16,8 @@ fn two_clones_of_one_state_get_the_same_object_ids() {
     let origin = Repo::started();
     origin.commit();
     let ada = origin.clone_to("a");
-    let identities = [("GIT_AUTHOR_NAME", "Bö"), ("GIT_COMMITTER_NAME", "Bö"), ("GIT_AUTHOR_EMAIL", "b@x"), ("GIT_COMMITTER_EMAIL", "b@x")];
+    let identities =
+        [("GIT_AUTHOR_NAME", "Bö"), ("GIT_COMMITTER_NAME", "Bö"), ("GIT_AUTHOR_EMAIL", "b@x"), ("GIT_COMMITTER_EMAIL", "b@x")];
     let mut bo = origin.clone_to("another folder, far away");
     for (name, value) in identities {
         bo = bo.with(name, Some(value));

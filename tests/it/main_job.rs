@@ -121,8 +121,19 @@ fn the_work_trees_run_ledger_says_what_the_cache_did() {
 fn json_has_the_members_that_are_documented() {
     let repo = Repo::tiny();
     let document = [
-        "artifacts", "capsule_hash", "command", "event", "executor_key", "findings", "miss", "outcome", "phases", "record", "run",
-        "schema_version", "state_key",
+        "artifacts",
+        "capsule_hash",
+        "command",
+        "event",
+        "executor_key",
+        "findings",
+        "miss",
+        "outcome",
+        "phases",
+        "record",
+        "run",
+        "schema_version",
+        "state_key",
     ];
     let finding = ["code", "column", "expected", "got", "hint", "line", "message", "path", "pointer", "severity"];
     // (arguments, outcome, event, whether a run and a record are named)
@@ -239,7 +250,13 @@ fn hashes_are_the_ones_that_anybody_can_compute() {
         json!(Digest::of(paths.iter().map(line).collect::<String>().as_bytes()))
     };
     assert_eq!(capsule["policy_bundle_hash"], listing(&["policy/assurance.rego", "policy/kernel.rego"]));
-    let seen = ["control/authority.ledger.json", "control/objectives.json", "control/templates/note.txt.j2", "data/words.txt", "docs/rule.md"];
+    let seen = [
+        "control/authority.ledger.json",
+        "control/objectives.json",
+        "control/templates/note.txt.j2",
+        "data/words.txt",
+        "docs/rule.md",
+    ];
     let manifest: Value = serde_json::from_str(&repo.read("execution/ledger/inputs.manifest.json")).unwrap();
     let listed: Vec<&str> = manifest["files"].as_array().unwrap().iter().map(|f| f["path"].as_str().unwrap()).collect();
     assert_eq!(capsule["inputs_manifest_hash"], listing(&listed));

@@ -125,9 +125,15 @@ impl Repo {
         self.write("docs/rule.md", "Be brief.\n");
         self.write("data/words.txt", "one two\n");
         self.write("control/templates/note.txt.j2", "{{ authorities.rule.text }}words: {{ inputs['data/words.txt'] }}");
-        self.write("policy/kernel.rego", "package control.kernel\n\ndefault allow := false\n\nallow if input.authority_ledger.frozen\n");
+        self.write(
+            "policy/kernel.rego",
+            "package control.kernel\n\ndefault allow := false\n\nallow if input.authority_ledger.frozen\n",
+        );
         self.write("policy/assurance.rego", "package assurance\n\ndefault allow := false\n\nallow if input.pre_gen_capsule\n");
-        self.write("policy/assurance_test.rego", "package assurance_test\n\nimport data.assurance\n\ntest_deny if not assurance.allow\n");
+        self.write(
+            "policy/assurance_test.rego",
+            "package assurance_test\n\nimport data.assurance\n\ntest_deny if not assurance.allow\n",
+        );
         self.write("README.md", "A tiny pipeline.\n");
         self.write(".gitignore", "/control/runtime/pre_gen_capsule.json\n/execution/\n/opa/\n");
         self.write_json(

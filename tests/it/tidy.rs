@@ -35,13 +35,17 @@ const CONFINED: [(&str, &[&str], &[(&str, &str)]); 6] = [
         &[("src/cli/ui.rs", "what people and scripts read"), ("src/policy/cage.rs", "the cage's own protocol")],
     ),
     ("the environment", &["env::", "std::env"], &[("src/cli/environment.rs", "the one place that reads it")]),
-    ("the clock", &["SystemTime::now", "Instant::now"], &[
-        ("src/cli/environment.rs", "the one place that reads it"),
-        ("src/policy/cage.rs", "the time limit of an evaluation"),
-        ("src/executor/external.rs", "the time limit of an executor"),
-        ("src/store/lock.rs", "how long a lock is waited for"),
-        ("src/store/stat.rs", "how long the stat cache's lock is waited for"),
-    ]),
+    (
+        "the clock",
+        &["SystemTime::now", "Instant::now"],
+        &[
+            ("src/cli/environment.rs", "the one place that reads it"),
+            ("src/policy/cage.rs", "the time limit of an evaluation"),
+            ("src/executor/external.rs", "the time limit of an executor"),
+            ("src/store/lock.rs", "how long a lock is waited for"),
+            ("src/store/stat.rs", "how long the stat cache's lock is waited for"),
+        ],
+    ),
     ("leftovers", &["todo!(", "unimplemented!(", "dbg!("], &[]),
 ];
 
@@ -237,9 +241,10 @@ fn confinement_faults(sources: &[Source]) -> Vec<String> {
                     Some((open, inner)) => source.code.split(open).skip(1).any(|rest| {
                         rest.split(')').next().unwrap_or_default().split([',', ' ', ':']).any(|name| name.trim() == inner)
                     }),
-                    None => source.code.match_indices(word).any(|(at, _)| {
-                        !source.code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_')
-                    }),
+                    None => source
+                        .code
+                        .match_indices(word)
+                        .any(|(at, _)| !source.code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_')),
                 };
                 if found {
                     faults.push(format!("{}: {rule} ({})", source.path, word.replace('+', "")));
@@ -315,7 +320,10 @@ fn a_planted_violation_is_found() {
         (("src/gate/x.rs", "CbiaCommand::new(a)"), &[]),
         (("src/gate/x.rs", "println!(a)"), &["src/gate/x.rs: printing (println!)"]),
         (("src/cli/ui.rs", "println!(a)"), &[]),
-        (("src/gate/x.rs", "std::env::var(a)"), &["src/gate/x.rs: the environment (env::)", "src/gate/x.rs: the environment (std::env)"]),
+        (
+            ("src/gate/x.rs", "std::env::var(a)"),
+            &["src/gate/x.rs: the environment (env::)", "src/gate/x.rs: the environment (std::env)"],
+        ),
         (("src/gate/x.rs", "SystemTime::now()"), &["src/gate/x.rs: the clock (SystemTime::now)"]),
         (("src/gate/x.rs", "dbg!(a)"), &["src/gate/x.rs: leftovers (dbg!()"]),
         (("src/gate/x.rs", "// TODO: later"), &["src/gate/x.rs: TODO"]),
