@@ -382,7 +382,7 @@ impl Repo {
                 let path = entry.unwrap().path();
                 let name = path.strip_prefix(&common).unwrap().to_str().unwrap().to_owned();
                 let suspicious = name.ends_with(".lock") || name.contains("stage") || name.contains("tmp");
-                if suspicious && name != "cbia/stat.lock" {
+                if suspicious && !name.ends_with("cbia/stat.lock") {
                     found.push(name);
                 } else if path.is_dir() {
                     folders.push(path);
