@@ -793,7 +793,7 @@ mod tests {
     #[test]
     fn nothing_is_written_to_a_repository_opened_for_reading() {
         let repo = Repo::new();
-        let options = super::super::open::OpenOptions { read_only: true, from_environment: false };
+        let options = super::super::open::OpenOptions { read_only: true, ..Default::default() };
         let store = Store::open_with(&repo.path(), options).unwrap();
         assert!(matches!(Batch::new(&store), Err(WriteError::ReadOnly)));
     }

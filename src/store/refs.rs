@@ -699,7 +699,7 @@ mod tests {
     fn nothing_is_changed_in_a_repository_opened_for_reading() {
         let repo = Repo::new();
         let id = repo.commit(&[("f", "a")]);
-        let options = super::super::open::OpenOptions { read_only: true, from_environment: false };
+        let options = super::super::open::OpenOptions { read_only: true, ..Default::default() };
         let store = Store::open_with(&repo.path(), options).unwrap();
         let error = store.cas(&name("refs/cbia/x"), None, Some(id), Durability::Full).unwrap_err();
         assert!(matches!(error, RefError::ReadOnly { .. }));
