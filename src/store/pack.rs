@@ -733,7 +733,7 @@ mod tests {
                 assert_eq!(published.reused, count - 1);
                 assert_eq!(repo.store().read_blob(&ids[0], 100).unwrap(), contents[0]);
                 repo.fsck();
-                if packs(&repo).len() > 0 {
+                if !packs(&repo).is_empty() {
                     break;
                 }
             }
