@@ -92,6 +92,7 @@ impl<'a> Settle<'a> {
     }
 
     fn report(&mut self, outcome: Outcome, event: Event, r#gen: PhaseStatus, ended: Ended) -> Report {
+        self.findings.extend(self.store.take_healed());
         let command = if self.mode == Mode::Status { "status" } else { "run" };
         let document = RunDocument {
             schema_version: SCHEMA_VERSION,

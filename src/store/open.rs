@@ -123,7 +123,7 @@ impl Store {
         check_extensions(&repo)?;
         // Only git's network services look at a namespace; refs/cbia/ is one place for all of them.
         drop(repo.clear_namespace());
-        Ok(Self { repo, read_only: options.read_only })
+        Ok(Self { repo, read_only: options.read_only, healed: Default::default() })
     }
 
     /// This work tree's own git directory.
