@@ -257,6 +257,17 @@ mod tests {
     }
 
     #[test]
+    fn the_reference_page_has_every_code() {
+        let page = include_str!("../../docs/findings.md");
+        for unreadable in [true, false] {
+            let rows = Code::ALL.iter().filter(|code| code.is_unreadable() == unreadable);
+            let rows: String = rows.map(|code| format!("| `{code}` | {} |\n", code.meaning())).collect();
+            let table = format!("| code | meaning |\n|---|---|\n{rows}");
+            assert!(page.contains(&table), "docs/findings.md lacks this table:\n{table}");
+        }
+    }
+
+    #[test]
     fn a_place_is_escaped() {
         let finding = Finding::error(Code::PathInvalid, "x").at("a\u{1b}b").pointing("/a", b"{\"a\":1}");
         assert_eq!(finding.place().unwrap(), "a\\u{1b}b:1:6");
