@@ -13,6 +13,8 @@ use super::executor::Bounds;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Order {
+    /// This binary.
+    pub binary: String,
     /// The program, absolute.
     pub program: String,
     /// Its arguments.

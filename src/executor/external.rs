@@ -175,6 +175,7 @@ fn prepare(job: &Job<'_>, config: &ExecutorConfig, host: &Host<'_>) -> Result<Pr
     let program = if program.starts_with('/') { program.clone() } else { format!("{tree}/{program}") };
     let arguments = arguments.iter().cloned().chain([format!("{tree}/{}", at.as_str())]).collect();
     let order = Order {
+        binary: text(&host.program)?,
         program,
         arguments,
         environment,
@@ -393,7 +394,7 @@ fn judge(verdict: &Verdict, config: &ExecutorConfig, order: &Order, printed: u64
             error(Code::ExecutorKilled, format!("the executor printed more than {MAX_PRINTED} bytes, and was killed"))
                 .hint("write results to the declared outputs, and less to the terminal")
         }
-        Fate::Abandoned => error(Code::ExecutorKilled, "the executor was stopped"),
+        Fate::Abandoned => Finding::error(Code::ExecutorKilled, "the executor was stopped"),
         Fate::Unkillable => {
             error(Code::ExecutorKilled, "the executor was to be killed, and some of its processes could not be".to_owned())
         }

@@ -35,7 +35,7 @@ pub fn limit(order: &Order) -> Result<(), String> {
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))))]
 mod system {
     use super::Order;
 
@@ -44,7 +44,7 @@ mod system {
     }
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
 mod system {
     use std::collections::BTreeMap;
 
@@ -94,6 +94,13 @@ mod system {
     ];
     const DEVICES_TO_READ: [&str; 3] = ["/dev/zero", "/dev/random", "/dev/urandom"];
     const DEVICES_TO_WRITE: [&str; 2] = ["/dev/null", "/dev/full"];
+
+    #[cfg(target_arch = "x86_64")]
+    const ARCHITECTURE: TargetArch = TargetArch::x86_64;
+    #[cfg(target_arch = "aarch64")]
+    const ARCHITECTURE: TargetArch = TargetArch::aarch64;
+    #[cfg(target_arch = "riscv64")]
+    const ARCHITECTURE: TargetArch = TargetArch::riscv64;
 
     /// The versions whose rules are known here. Below the first, a file can be truncated through a path that may only be read.
     const KNOWN: [ABI; 5] = [ABI::V7, ABI::V6, ABI::V5, ABI::V4, ABI::V3];
@@ -240,8 +247,7 @@ mod system {
 
     fn compile(error: u32, rules: Rules) -> Result<BpfProgram, String> {
         let told = |error: seccompiler::BackendError| format!("the seccomp filter cannot be made: {error}");
-        let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(told)?;
-        let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(error), arch).map_err(told)?;
+        let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(error), ARCHITECTURE).map_err(told)?;
         filter.try_into().map_err(told)
     }
 

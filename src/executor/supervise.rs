@@ -72,7 +72,7 @@ fn supervise() -> io::Result<()> {
     rustix::process::setsid()?;
     adopt_orphans()?;
     let (ours, theirs) = UnixStream::pair()?;
-    let spawned = command(&std::env::current_exe()?)
+    let spawned = command(Path::new(&order.binary))
         .args([ARGUMENT, CONFINE])
         .env_clear()
         .current_dir("/")

@@ -7,11 +7,11 @@ use super::PipelineError;
 use super::chain::{Chain, write_snapshot};
 use super::inputs::Inputs;
 use super::run::{Ended, Mode, Options, Origin, Report};
-use super::step::{Admitted, Gates, Output, Whole, counted, spelled};
+use super::step::{Admitted, Gates, Output, Whole, counted};
 use crate::document::SCHEMA_VERSION;
 use crate::document::cache_entry::{CacheKey, CacheMeta};
 use crate::document::digest::Digest;
-use crate::document::finding::{Code, Finding, Severity, refuses};
+use crate::document::finding::{Code, Finding, Severity, refuses, spelled};
 use crate::document::inputs_manifest::FileEntry;
 use crate::document::json;
 use crate::document::machine::{Event, Miss, Outcome, PhaseDocument, RunDocument};
@@ -19,7 +19,7 @@ use crate::document::path::RepoPath;
 use crate::document::phase::Phase;
 use crate::document::record::{Links, PhaseStatus, Record, RecordEvent, RecordedExecutor, RecordedFinding, RecordedPhase};
 use crate::document::run_ledger::{CacheUse, RunLedger};
-use crate::gate::paths::is_evidence;
+use crate::gate::paths::{PIPELINE_PATH, is_evidence};
 use crate::phase::r#gen::{LOG_PATH, Produced, RUN_LEDGER_PATH, Trace};
 use crate::phase::{Evidence, path};
 use crate::store::cache::EVIDENCE;
@@ -95,6 +95,7 @@ impl<'a> Settle<'a> {
     }
 
     fn report(&mut self, outcome: Outcome, event: Event, r#gen: PhaseStatus, ended: Ended) -> Report {
+        self.findings.extend(self.store.take_healed());
         let command = if self.mode == Mode::Status { "status" } else { "run" };
         let document = RunDocument {
             schema_version: SCHEMA_VERSION,
@@ -112,6 +113,16 @@ impl<'a> Settle<'a> {
             findings: std::mem::take(&mut self.findings),
         };
         Report { document, ended, work_tree: None }
+    }
+
+    /// Says which configured phases are not run, so that nobody takes their silence for their consent.
+    pub fn tell_later(&mut self) {
+        for phase in &self.later {
+            let message = format!(
+                "{phase} is configured, and this version of git cbia does not run it: nothing of it is checked or applied"
+            );
+            self.findings.push(Finding::warning(Code::PhaseNotRun, message).at(PIPELINE_PATH));
+        }
     }
 
     /// A dry run that passed the gates.
