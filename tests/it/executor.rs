@@ -449,10 +449,11 @@ fn everything_outside_is_denied() {
     // Another file is open in the program's place of birth.
     let mut command = outer.command("/bin/sh");
     command.args(["-c", "exec 9<\"$0\" && exec git-cbia run --json", kept.to_str().unwrap()]);
-    outer.finish(command, b"").ok();
+    let ran = outer.finish(command, b"");
     let alive = victim.try_wait().unwrap().is_none();
     victim.kill().unwrap();
     victim.wait().unwrap();
+    ran.ok();
     assert!(alive);
     let results: serde_json::Map<String, Value> = serde_json::from_str(&log(&repo)).unwrap();
     let wrong: Vec<_> = results.iter().filter(|(name, done)| name.starts_with("may: ") != done.as_bool().unwrap()).collect();
