@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::io::{self, Read, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -40,6 +41,12 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(5);
 pub(super) fn command(program: &Path) -> Command {
     #[expect(clippy::disallowed_methods, reason = "this is one of the three files that start processes")]
     Command::new(program)
+}
+
+/// Becomes the ordered program. Returns only why that could not be.
+pub(super) fn become_program(order: &Order) -> io::Error {
+    let mut program = command(Path::new(&order.program));
+    program.args(&order.arguments).env_clear().envs(&order.environment).stdin(Stdio::null()).exec()
 }
 
 /// What the executor is given.
@@ -117,10 +124,10 @@ pub fn execute(job: &Job<'_>, host: &Host<'_>) -> Execution {
             harvest(&scratch, job.outputs, job.request.0, &order.bounds).and_then(|harvest| without_secrets(harvest, &secrets))
         }
     };
-    drop(scratch);
+    // The supervisor sees its channel closed, removes the scratch directory, and ends. Not at the same time as this process does.
     drop(channel);
-    // It ends as soon as its channel is closed.
     process.wait().ok();
+    drop(scratch);
     let mut warnings = Vec::new();
     if printed > log.len() as u64 {
         let message = format!("the executor printed {printed} bytes, of which {} are kept", log.len());

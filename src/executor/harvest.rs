@@ -35,8 +35,8 @@ pub struct Harvest {
 /// Harvests `outputs`. The request, which git cbia itself wrote, is left unread.
 pub fn harvest(scratch: &Scratch, outputs: &Outputs, request: &RepoPath, bounds: &Bounds) -> Result<Harvest, Vec<Finding>> {
     let declared: BTreeSet<&RepoPath> = outputs.artifacts.iter().collect();
-    let found = walk(scratch, bounds)?;
-    let mut findings = found.findings;
+    let mut found = walk(scratch, bounds)?;
+    let mut findings = std::mem::take(&mut found.findings);
     for (path, kind) in &found.files {
         let expected =
             declared.contains(path) || path == &outputs.execution_report || path == &outputs.outputs_manifest || path == request;
@@ -61,7 +61,13 @@ pub fn harvest(scratch: &Scratch, outputs: &Outputs, request: &RepoPath, bounds:
         let message = format!("the executor deleted its input {path}");
         findings.push(Finding::error(Code::ExecutorInputChanged, message).at(path).hint("write to the declared outputs only"));
     }
-    let report = match report(scratch, &outputs.execution_report) {
+    let report = match found.absent(&outputs.execution_report) {
+        None => report(scratch, &outputs.execution_report),
+        Some(_) if matches!(found.files.get(&outputs.execution_report), Some(Found::Other(_))) => Err(Vec::new()),
+        Some(finding) if finding.code == Code::OutputMissing => Err(vec![no_report(&outputs.execution_report)]),
+        Some(finding) => Err(vec![finding]),
+    };
+    let report = match report {
         Ok(report) => report,
         Err(more) => {
             findings.extend(more);
@@ -72,7 +78,10 @@ pub fn harvest(scratch: &Scratch, outputs: &Outputs, request: &RepoPath, bounds:
     let mut artifacts = BTreeMap::new();
     let mut left = bounds.output_bytes;
     for path in declared {
-        if matches!(found.files.get(path), Some(Found::Other(_))) {
+        if let Some(finding) = found.absent(path) {
+            if !matches!(found.files.get(path), Some(Found::Other(_))) {
+                findings.push(finding.hint("every declared artifact must be produced"));
+            }
             continue;
         }
         match take(scratch, path, left, said.get(path).copied()) {
@@ -115,10 +124,28 @@ enum Found {
 #[derive(Default)]
 struct Walk {
     files: BTreeMap<RepoPath, Found>,
+    folders: BTreeSet<Vec<u8>>,
     findings: Vec<Finding>,
 }
 
-/// Everything in the tree that is not a folder.
+impl Walk {
+    /// What of `path` is no regular file, if anything is there. What the walk did not find is not looked for by its path, since a folder on
+    /// the way may be a link by now.
+    fn absent(&self, path: &RepoPath) -> Option<Finding> {
+        match self.files.get(path) {
+            Some(Found::File(_)) => None,
+            Some(Found::Other(_)) => Some(not_regular(path)),
+            None if self.folders.contains(path.as_str().as_bytes()) => Some(not_regular(path)),
+            None => Some(Finding::error(Code::OutputMissing, format!("the executor did not write {path}")).at(path)),
+        }
+    }
+}
+
+fn not_regular(path: &RepoPath) -> Finding {
+    Finding::error(Code::OutputNotRegular, format!("{path} is not a regular file")).at(path).hint("write a regular file")
+}
+
+/// Everything in the tree.
 fn walk(scratch: &Scratch, bounds: &Bounds) -> Result<Walk, Vec<Finding>> {
     let mut walk = Walk::default();
     let mut waiting: Vec<Vec<u8>> = vec![Vec::new()];
@@ -157,6 +184,7 @@ fn walk(scratch: &Scratch, bounds: &Bounds) -> Result<Walk, Vec<Finding>> {
             let stat = stat.map_err(|error| vec![unreadable(shown(), error)])?;
             let kind = FileType::from_raw_mode(stat.st_mode);
             if kind == FileType::Directory && path.len() <= MAX_PATH_BYTES {
+                walk.folders.insert(path.clone());
                 waiting.push(path);
                 continue;
             }
@@ -192,15 +220,13 @@ fn read(scratch: &Scratch, path: &RepoPath, limit: u64) -> Result<Option<Vec<u8>
         Ok(file) => File::from(file),
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
         Err(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO) => {
-            let message = format!("{path} is not a regular file");
-            return Err(Finding::error(Code::OutputNotRegular, message).at(path).hint("write a regular file"));
+            return Err(not_regular(path));
         }
         Err(error) => return Err(unreadable(path, error)),
     };
     let stat = rustix::fs::fstat(&file).map_err(|error| unreadable(path, error))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        let message = format!("{path} is not a regular file");
-        return Err(Finding::error(Code::OutputNotRegular, message).at(path).hint("write a regular file"));
+        return Err(not_regular(path));
     }
     if stat.st_nlink != 1 {
         let message = format!("{path} has {} names; what else writes to it cannot be known", stat.st_nlink);
@@ -211,13 +237,16 @@ fn read(scratch: &Scratch, path: &RepoPath, limit: u64) -> Result<Option<Vec<u8>
     Ok(Some(bytes))
 }
 
+fn no_report(path: &RepoPath) -> Finding {
+    Finding::error(Code::ReportMissing, format!("the executor left no report at {path}"))
+        .at(path)
+        .hint("the request names the place as phase_config.outputs.execution_report")
+}
+
 fn report(scratch: &Scratch, path: &RepoPath) -> Result<GenReport, Vec<Finding>> {
     let bytes = match read(scratch, path, MAX_REPORT_BYTES) {
         Ok(Some(bytes)) => bytes,
-        Ok(None) => {
-            let finding = Finding::error(Code::ReportMissing, format!("the executor left no report at {path}"));
-            return Err(vec![finding.at(path).hint("the request names the place as phase_config.outputs.execution_report")]);
-        }
+        Ok(None) => return Err(vec![no_report(path)]),
         Err(finding) => return Err(vec![finding]),
     };
     if bytes.len() as u64 > MAX_REPORT_BYTES {

@@ -11,14 +11,13 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitOptions};
 
-use super::external::command;
+use super::external::{become_program, command};
 use super::{sandbox, scratch};
 use crate::document::confinement::{Fate, Order, Verdict, Word};
 use crate::document::json;
@@ -240,11 +239,7 @@ fn confined() -> io::Result<()> {
                 say(&channel, &Word::Confined(level))?;
                 match sandbox::limit(&order) {
                     Err(error) => Word::Unconfined(error),
-                    Ok(()) => {
-                        let mut program = command(Path::new(&order.program));
-                        program.args(&order.arguments).env_clear().envs(&order.environment).stdin(Stdio::null());
-                        Word::Unstartable(program.exec().to_string())
-                    }
+                    Ok(()) => Word::Unstartable(become_program(&order).to_string()),
                 }
             }
         },

@@ -68,6 +68,7 @@ mod tests {
                 version: "1".into(),
                 runner_version: "1".into(),
                 config: None,
+                programs: Vec::new(),
             },
         };
         let code = |decision, answer: Option<Value>| admit(&capsule(decision), answer.as_ref()).err().map(|f| f.code);
