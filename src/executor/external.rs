@@ -281,8 +281,9 @@ fn converse(order: &Order, host: &Host<'_>, secrets: &[String]) -> io::Result<En
     let mut printed = Printed { show: host.show, kept: Vec::new(), room: keep + longest, total: 0 };
     let (mut buffer, mut answer) = (vec![0; 64 << 10], Vec::new());
     let mut pause = Duration::from_micros(50);
+    let mut ended = false;
     loop {
-        let ended = listen(&supervisor.channel, &mut answer);
+        ended = ended || listen(&supervisor.channel, &mut answer);
         let some = printed.take(&mut out, &mut buffer) | printed.take(&mut err, &mut buffer);
         match (some, ended) {
             // What was printed before the verdict was in the pipes by then.

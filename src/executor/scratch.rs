@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
@@ -149,9 +149,11 @@ fn private(path: &Path) -> io::Result<()> {
 
 /// A directory of a name that was free, and the lock on it.
 fn fresh(parent: &Path) -> io::Result<(PathBuf, File)> {
+    let only_owner = std::fs::Permissions::from_mode(0o700);
     let mut last = io::Error::other("no free name was found");
     for _ in 0..ATTEMPTS {
-        let path = tempfile::Builder::new().prefix(PREFIX).rand_bytes(12).tempdir_in(parent)?.keep();
+        let path =
+            tempfile::Builder::new().prefix(PREFIX).rand_bytes(12).permissions(only_owner.clone()).tempdir_in(parent)?.keep();
         let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path.join(LOCK));
         match opened.and_then(|file| file.lock().map(|()| file)) {
             Ok(file) if path.join(LOCK).exists() => return Ok((path, file)),

@@ -278,8 +278,10 @@ fn every_wrong_answer_is_an_error_of_its_own() {
         let repo = repo().with("KEY", Some("a-long-secret-value"));
         configure(&repo, body, json!({"sandbox": {"pass_env": ["KEY"]}}));
         if *name == "unstartable" {
-            repo.write("data/x", "no program\n");
-            repo.set(EXECUTOR, "/command", json!(["data/x"]));
+            // Outside of what it may read and execute.
+            let program = repo.outside().join("true");
+            std::fs::copy("/bin/true", &program).unwrap();
+            repo.set(EXECUTOR, "/command", json!([program.to_str().unwrap()]));
         }
         eprintln!("{name}");
         refused(&repo, codes);
