@@ -60,6 +60,7 @@ codes! {
     #[unreadable] InputConflicted = "input-conflicted": "An input has an unresolved merge conflict.",
     PathCollision = "path-collision": "Two paths of one set are the same on a case-insensitive file system, or one is a folder of the other.",
     AuthorityNotFrozen = "authority-not-frozen": "The authority ledger is not frozen.",
+    AuthorityFrozen = "authority-frozen": "The authority ledger is frozen, and cannot be changed.",
     AuthorityLocatorMissing = "authority-locator-missing": "An authority has no source.locator.",
     AuthorityHashMissing = "authority-hash-missing": "An authority has no hash.",
     AuthorityHashInvalid = "authority-hash-invalid": "An authority's hash is not a SHA-256 digest.",

@@ -425,7 +425,7 @@ impl<'r, 'p, 's> Decision<'r, 'p, 's> {
         let count = |tag| diff.iter_all_changes().filter(|change| change.tag() == tag).count();
         let (added, removed) = (count(similar::ChangeTag::Insert), count(similar::ChangeTag::Delete));
         let lines = added.max(removed);
-        Ok(format!("{lines} {} differ", if lines == 1 { "line" } else { "lines" }))
+        Ok(format!("{lines} {}", if lines == 1 { "line differs" } else { "lines differ" }))
     }
 
     fn read(&mut self, path: &RepoPath) -> Result<Option<Vec<u8>>, MaterialiseError> {
