@@ -112,6 +112,11 @@ fn usage(error: &clap::Error, wants_json: bool) -> ExitCode {
         ui.line(error.render().to_string().trim_end());
         return ui.finish(exit::DONE);
     }
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand && !wants_json {
+        // The help itself, which is no complaint about anything.
+        ui.note(error.render().to_string().trim_end());
+        return ui.finish(exit::USAGE);
+    }
     let code = ui.fail(&CommandError::usage(error.render().to_string().trim_end()));
     ui.finish(code)
 }
