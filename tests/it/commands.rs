@@ -233,7 +233,7 @@ fn mistakes_are_told_with_the_way_out() {
     let outside = repo.at(repo.outside()).cbia(["run"]).exits(3);
     assert_eq!(outside.stdout, "");
     assert!(
-        outside.stderr.starts_with("error: not a git repository (or any of the parent directories): . "),
+        outside.stderr.starts_with("error: not a git repository (or any of the parent directories): ."),
         "{}",
         outside.stderr
     );
