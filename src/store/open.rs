@@ -9,12 +9,14 @@ use super::{Oid, Store};
 use crate::document::path::printable;
 
 /// How a repository is opened.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
     /// Whether `GIT_DIR`, `GIT_CEILING_DIRECTORIES` and the like are honoured.
     pub from_environment: bool,
     /// Refuses every write: for hooks that run inside git's quarantine.
     pub read_only: bool,
+    /// Settings of `git -c`, as `key=value`: they win over those of files.
+    pub overrides: Vec<String>,
 }
 
 /// Why a repository was not opened.
@@ -103,8 +105,8 @@ impl Store {
     /// directory. Replace refs and grafts are off: objects are what their names say.
     pub fn open_with(start: &Path, options: OpenOptions) -> Result<Self, OpenError> {
         let trust = || gix::sec::trust::Mapping {
-            full: open_options(gix::sec::Trust::Full),
-            reduced: open_options(gix::sec::Trust::Reduced),
+            full: open_options(gix::sec::Trust::Full, &options.overrides),
+            reduced: open_options(gix::sec::Trust::Reduced, &options.overrides),
         };
         let found = if options.from_environment {
             let search = gix::discover::upwards::Options { match_ceiling_dir_or_error: false, ..Default::default() };
@@ -121,7 +123,7 @@ impl Store {
         check_extensions(&repo)?;
         // Only git's network services look at a namespace; refs/cbia/ is one place for all of them.
         drop(repo.clear_namespace());
-        Ok(Self { repo, read_only: options.read_only })
+        Ok(Self { repo, read_only: options.read_only, healed: Default::default() })
     }
 
     /// This work tree's own git directory.
@@ -176,26 +178,26 @@ impl Store {
         self.repo.config_snapshot().boolean(key)
     }
 
-    /// The committer's name and address as git resolves them, environment included; `None` if git would have to guess.
-    pub fn identity(&self) -> Option<(String, String)> {
-        self.signature(Role::Committer).map(|identity| (identity.name, identity.email))
-    }
-
-    /// The identity and time that git would write into a commit, environment included (`GIT_AUTHOR_DATE` and the like);
-    /// `None` if git would have to guess the name or address.
-    pub fn signature(&self, role: Role) -> Option<Identity> {
-        let signature = match role {
-            Role::Author => self.repo.author(),
-            Role::Committer => self.repo.committer(),
+    /// The identity and time that git would write into a commit, environment included (`GIT_AUTHOR_DATE` and the like). Where git
+    /// would refuse because it knows no name or address, `unknown <unknown@localhost>` stands in: a record must not be lost over it.
+    pub fn signature(&self, role: Role) -> Identity {
+        let (name, email) = ("unknown", "unknown@localhost");
+        let mut repo = self.repo.clone();
+        let own = match role {
+            Role::Author => self.repo.author().and_then(Result::ok),
+            Role::Committer => self.repo.committer().and_then(Result::ok),
         };
-        let signature = signature?.ok()?;
-        let time = signature.time().ok()?;
-        Some(Identity {
-            name: signature.name.to_str_lossy().into_owned(),
-            email: signature.email.to_str_lossy().into_owned(),
-            seconds: time.seconds,
-            offset: time.offset,
-        })
+        let signature = match own {
+            Some(signature) => Ok(signature),
+            None => repo.committer_or_set_fallback(name, email),
+        };
+        let unknown = || Identity { name: name.into(), email: email.into(), ..Identity::cbia() };
+        let Ok(signature) = signature else { return unknown() };
+        let Ok(time) = signature.time() else { return unknown() };
+        let or = |text: &gix::bstr::BStr, other: &str| {
+            if text.is_empty() { other.to_owned() } else { text.to_str_lossy().into_owned() }
+        };
+        Identity { name: or(signature.name, name), email: or(signature.email, email), seconds: time.seconds, offset: time.offset }
     }
 
     /// The commit that `rev` names, as `git rev-parse rev^{commit}` has it.
@@ -218,9 +220,10 @@ impl Store {
     }
 }
 
-fn open_options(trust: gix::sec::Trust) -> gix::open::Options {
+fn open_options(trust: gix::sec::Trust, overrides: &[String]) -> gix::open::Options {
     use gix::sec::trust::DefaultForLevel as _;
-    gix::open::Options::default_for_level(trust).config_overrides(["core.useReplaceRefs=false"])
+    let options = gix::open::Options::default_for_level(trust).cli_overrides(overrides.iter().map(String::as_str));
+    options.config_overrides(["core.useReplaceRefs=false"])
 }
 
 fn refusal(start: &Path, source: gix::Error) -> OpenError {
@@ -346,7 +349,8 @@ mod tests {
             repo.git(&["config", key, value]);
         }
         let store = repo.store();
-        assert_eq!(store.identity(), Some(("Bo".into(), "bo@example.org".into())));
+        let bo = store.signature(Role::Committer);
+        assert_eq!((bo.name.as_str(), bo.email.as_str()), ("Bo", "bo@example.org"));
         assert_eq!(store.config_string("cbia.x").as_deref(), Some("one two"));
         assert_eq!((store.config_bool("commit.gpgSign"), store.config_bool("cbia.none")), (Some(true), None));
         for (rev, id) in [("HEAD", b), ("HEAD~1", a), ("v1", a), ("main", b), (&b.to_string()[..9], b)] {

@@ -12,3 +12,4 @@ mod refusals;
 mod support;
 mod tidy;
 mod worktree;
+mod usage;
