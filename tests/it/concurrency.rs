@@ -143,7 +143,8 @@ fn interrupted(repo: &Repo, signal: Signal, microseconds: u64) -> Option<Ran> {
     let mut child = program(repo, &["run", "--json"]).spawn().unwrap();
     std::thread::sleep(Duration::from_micros(microseconds));
     if child.try_wait().unwrap().is_none() {
-        drop(kill_process(Pid::from_child(&child), signal));
+        // It may have ended meanwhile.
+        kill_process(Pid::from_child(&child), signal).ok();
     }
     let ran = ended(child);
     (ran.code == Some(0)).then_some(ran)

@@ -11,5 +11,5 @@ mod policy_cage;
 mod refusals;
 mod support;
 mod tidy;
-mod worktree;
 mod usage;
+mod worktree;
