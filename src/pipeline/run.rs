@@ -110,27 +110,28 @@ pub fn run(store: &Store, options: &Options<'_>) -> Result<Report, PipelineError
         executor_key: settle.executor_key,
     };
 
-    if let Some(work) = known(&admitted, &mut settle)? {
-        if options.mode == Mode::Status {
-            return Ok(settle.would_replay(&work));
-        }
+    match known(&admitted, &mut settle)? {
+        Some(work) if options.mode == Mode::Status => return Ok(settle.would_replay(&work)),
         // A stored artifact that is not what its run says shows only when it is read, which is now.
-        match settle.admitted(&admitted, work)? {
+        Some(work) if work.origin == Origin::Run => match settle.admitted(&admitted, work)? {
             Ok(report) => return Ok(report),
             Err(finding) => settle.refuse_stored(&admitted, finding)?,
-        }
+        },
+        // The output is known and the run is not: it is one process that admits it, so it waits its turn below.
+        Some(_) => {}
+        None => settle.misses = miss::explain(store, &inputs, &key),
     }
-    settle.misses = miss::explain(store, &inputs, &key);
     if options.mode == Mode::Status {
         return Ok(settle.would_run());
     }
 
     // One execution per key: whoever comes second finds what the first has stored.
     let guard = store.lock(&format!("gen-{}", key.digest()), None)?;
-    if let Some(work) = known(&admitted, &mut settle)?
-        && let Ok(report) = settle.admitted(&admitted, work)?
-    {
-        return Ok(report);
+    if let Some(work) = known(&admitted, &mut settle)? {
+        match settle.admitted(&admitted, work)? {
+            Ok(report) => return Ok(report),
+            Err(finding) => settle.refuse_stored(&admitted, finding)?,
+        }
     }
     let contents = inputs.manifest_contents(store)?;
     let produced = match admitted.execute(&contents) {
