@@ -46,7 +46,7 @@ fn authorities_are_pinned_listed_frozen_and_thawed() {
     repo.write("docs/Style Guide.md", text);
     repo.write("docs/empty.txt", "");
     let frozen = repo.cbia(["authority", "add", "docs/empty.txt", "--json"]).exits(1);
-    assert!(frozen.finding("authority-not-frozen")["hint"].as_str().unwrap().contains("thaw"));
+    assert!(frozen.finding("authority-frozen")["hint"].as_str().unwrap().contains("thaw"));
     repo.cbia(["authority", "thaw"]).ok();
     repo.cbia(["run"]).exits(1);
     // A filter of git: what is pinned is what git stores.
@@ -167,8 +167,8 @@ fn runs_phases_and_records_are_shown() {
     assert!(shown.starts_with(&format!("record {record}\n  replayed by Ada <ada@example.org>")), "{shown}");
     let log = repo.cbia(["log"]).ok().stdout;
     let lines: Vec<&str> = log.lines().collect();
-    assert!(lines.len() == 2 && lines[0].starts_with(&format!("{} 2023-11-14 replayed ", &record[..12])), "{log}");
-    assert!(lines[0].ends_with("(Ada)") && lines[1].contains(" admitted "), "{log}");
+    assert!(lines.len() == 2 && lines[0].starts_with(&format!("{} 2023-11-14 replayed: ", &record[..12])), "{log}");
+    assert!(lines[0].ends_with("(Ada)") && lines[1].contains(" admitted: "), "{log}");
     assert_eq!(repo.cbia(["log", "-n", "1"]).ok().stdout.lines().count(), 1);
     repo.commit();
     for wrong in ["CHECK", "HEAD", "no-such-thing", "ffffffff"] {
@@ -233,7 +233,7 @@ fn mistakes_are_told_with_the_way_out() {
     let outside = repo.at(repo.outside()).cbia(["run"]).exits(3);
     assert_eq!(outside.stdout, "");
     assert!(
-        outside.stderr.starts_with("error: not a git repository (or any of the parent directories): ."),
+        outside.stderr.starts_with("error: not a git repository (or any of the parent directories) [command-failed]\n"),
         "{}",
         outside.stderr
     );
