@@ -272,12 +272,12 @@ mod tests {
     #[test]
     fn the_first_rule_that_matches_applies_to_a_set() {
         let rules = rules(&[("a/*.json", Format::Text), ("**/*.json", Format::Json), ("a/*.json", Format::Json)]);
-        let set = files(&[("a/x.json", "{}"), ("b/x.json", "{}"), ("b/y.json", "{}\n"), ("c.bin", "\0\r"), ("d.json", "{")]);
+        let set = files(&[("a/x.json", "[7]"), ("b/x.json", "{}"), ("b/y.json", "{}\n"), ("c.bin", "\0\r"), ("d.json", "{")]);
         let mut changed = Vec::new();
         let findings = normalize_set(&set, &rules, &mut |path, bytes| {
             changed.push((path.to_string(), String::from_utf8(bytes).unwrap()));
         });
-        assert_eq!(changed, [("a/x.json".into(), "{}\n".into()), ("b/x.json".into(), "{}\n".into())]);
+        assert_eq!(changed, [("a/x.json".into(), "[7]\n".into()), ("b/x.json".into(), "{}\n".into())]);
         assert_eq!(told(&findings), ["artifact-malformed d.json 1"]);
         let findings = normalize_set(&Broken(path("d.json")), &rules, &mut |_, _| unreachable!());
         assert_eq!(told(&findings), ["artifact-unreadable d.json"]);

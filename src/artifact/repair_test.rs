@@ -85,6 +85,7 @@ fn a_repair_keeps_within_its_bound_or_is_refused() {
         (&[("out/a", FIVE)], &[("out/a", "1\nX\nY\n4\n5\n")], 9, Some(&[("out/a", &[(3, 3)])]), &["repair-hunk out/a 2"]),
         (&[("out/a", FIVE)], &[("out/a", "1\nX\nY\n4\n5\n")], 9, Some(&[("out/a", &[(3, 3), (1, 2)])]), &[]),
         (&[("out/a", FIVE)], &[("out/a", "1\nX\nY\n4\n5\n")], 9, Some(&[("out/a", &[(2, 1), (3, 3)])]), &["repair-hunk out/a 2"]),
+        (&[("out/a", FIVE)], &[("out/a", "1\nX\nY\nZ\n5\n")], 9, Some(&[("out/a", &[(1, 5), (2, 3)])]), &[]),
         (&[("out/a", FIVE)], &[("out/a", "1\n2\nX\n3\n4\n5\n")], 9, Some(&[("out/a", &[(3, 3)])]), &[]),
         (&[("out/a", FIVE)], &[("out/a", "1\n2\nX\n3\n4\n5\n")], 9, Some(&[("out/a", &[(2, 2)])]), &[]),
         (&[("out/a", FIVE)], &[("out/a", "1\n2\nX\n3\n4\n5\n")], 9, Some(&[("out/a", &[(4, 9)])]), &["repair-hunk out/a 3"]),

@@ -153,6 +153,7 @@ mod tests {
         let long = format!("{}/{}/x", "d".repeat(150), "e".repeat(99));
         let longer = format!("{}/{}", "f".repeat(200), "g".repeat(250));
         let exact = format!("{}/{}", "h".repeat(155), "i".repeat(100));
+        let over = format!("{}/{}", "h".repeat(156), "i".repeat(100));
         let block = "b".repeat(512);
         let set = files(&[
             ("b.txt", "hello\n"),
@@ -164,6 +165,7 @@ mod tests {
             (&long, "long"),
             (&longer, "longer"),
             (&exact, "exact"),
+            (&over, "over"),
         ]);
         let bytes = archive(&set);
         assert_eq!(bytes.len() % BLOCK, 0);
