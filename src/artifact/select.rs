@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::normalize::Rules;
-use super::{Artifacts, unreadable};
+use super::{Artifacts, PIPELINE, pattern, unreadable};
 use crate::document::SCHEMA_VERSION;
 use crate::document::check_report::CheckReport;
 use crate::document::digest::Digest;
@@ -14,7 +14,7 @@ use crate::document::json::{self, to_value};
 use crate::document::metadata::{ArtifactMetadata, Metadata};
 use crate::document::path::{RepoPath, printable};
 use crate::document::phase::Phase;
-use crate::document::pipeline::Format;
+use crate::document::pipeline::{Format, SelectRule};
 use crate::document::selection::{Selected, Selection};
 
 /// The reason of every artifact where the pipeline declares no selection.
@@ -130,6 +130,38 @@ pub fn select<'a>(
     if findings.is_empty() { Ok(selection(Some(query.to_owned()), selected)) } else { Err(findings) }
 }
 
+/// Applies the pipeline's own rules: the first that matches an artifact is its verdict. An artifact that no rule matches is refused.
+pub fn by_rules<'a>(
+    artifacts: impl IntoIterator<Item = (&'a RepoPath, Digest)>,
+    rules: &[SelectRule],
+) -> Result<Selection, Vec<Finding>> {
+    let (mut compiled, mut findings) = (Vec::new(), Vec::new());
+    for (index, rule) in rules.iter().enumerate() {
+        match pattern(&rule.paths) {
+            Ok(globs) => compiled.push((globs, rule)),
+            Err(finding) => findings.push(Finding { pointer: Some(format!("/select/rules/{index}/paths")), ..finding }),
+        }
+    }
+    // With a rule missing, others would judge what it was meant for.
+    if !findings.is_empty() {
+        return Err(findings);
+    }
+    let mut selected = Vec::new();
+    for (path, sha256) in artifacts {
+        match compiled.iter().find(|(globs, _)| globs.matches(path)) {
+            Some((_, rule)) => {
+                selected.push(Selected { path: path.clone(), sha256, keep: rule.keep, reason: printable(&rule.reason) });
+            }
+            None => {
+                let message = format!("no rule of select.rules matches the artifact {path}");
+                let hint = format!("add a rule to {PIPELINE} that keeps or prunes it");
+                findings.push(Finding::error(Code::VerdictMissing, message).at(path).hint(hint));
+            }
+        }
+    }
+    if findings.is_empty() { Ok(selection(None, selected)) } else { Err(findings) }
+}
+
 const SHAPE: &str = "every member of input.artifacts needs a verdict: {\"keep\": true or false, \"reason\": \"…\"}";
 
 fn read(path: &RepoPath, verdict: &Value) -> Result<(bool, String), Finding> {
@@ -175,7 +207,7 @@ mod tests {
     use super::*;
     use crate::document::executor::ExecutorKind;
     use crate::document::metadata::ExecutorIdentity;
-    use crate::document::pipeline::NormalizeRule;
+    use crate::document::pipeline::{NormalizeRule, Pipeline};
     use crate::document::schema::{Kind, validate};
 
     fn set() -> Vec<(RepoPath, Digest)> {
@@ -229,6 +261,44 @@ mod tests {
             assert_eq!(judged(verdicts.clone()).unwrap_err(), *wanted, "{verdicts}");
         }
         assert!(judged(one(json!({ "keep": true, "reason": "r".repeat(200) }))).is_ok());
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_is_the_verdict() {
+        let run = |rules: &[(&str, bool, &str)]| {
+            let rule = |(paths, keep, reason): &(&str, bool, &str)| SelectRule {
+                paths: (*paths).into(),
+                keep: *keep,
+                reason: (*reason).into(),
+            };
+            let rules: Vec<_> = rules.iter().map(rule).collect();
+            let selection = by_rules(set().iter().map(|(p, d)| (p, *d)), &rules).map_err(|findings| told(&findings))?;
+            let said = selection.artifacts.iter().map(|s| format!("{} {} {}", s.path, s.keep, s.reason));
+            Ok::<_, Vec<String>>(said.collect::<Vec<_>>())
+        };
+        assert_eq!(run(&[("a", false, "x"), ("*", true, "y")]).unwrap(), ["a false x", "b true y"]);
+        assert_eq!(run(&[("*", true, "y"), ("a", false, "x")]).unwrap(), ["a true y", "b true y"]);
+        assert_eq!(run(&[("a", false, "x")]).unwrap_err(), ["verdict-missing b"]);
+        assert_eq!(run(&[("[", false, "x"), ("*", true, "y")]).unwrap_err(), ["pattern-invalid control/pipeline.json"]);
+    }
+
+    #[test]
+    fn a_pipeline_selects_by_a_query_or_by_rules() {
+        let refused = |select: Value| {
+            let pipeline = json!({ "schema_version": "0.1.0", "select": select,
+                "gen": { "generated": ["a"], "artifacts": [{ "path": "a", "objectives": ["O"] }] } });
+            let bytes = json::pretty(&pipeline);
+            let read = crate::document::schema::load::<Pipeline>(Kind::Pipeline, &path("p"), &bytes);
+            read.map(|_| ()).map_err(|findings| findings.into_iter().map(|f| f.pointer.unwrap_or_default()).collect::<Vec<_>>())
+        };
+        let rule = json!({ "paths": "**", "keep": true, "reason": "r" });
+        assert_eq!(refused(json!({ "query": "data.select.accept" })), Ok(()));
+        assert_eq!(refused(json!({ "rules": [rule] })), Ok(()));
+        for select in [json!({}), json!({ "query": "data.select.accept", "rules": [rule] })] {
+            assert_eq!(refused(select), Err(vec!["/select".into()]));
+        }
+        let silent = json!({ "rules": [{ "paths": "**", "keep": true, "reason": " " }] });
+        assert_eq!(refused(silent), Err(vec!["/select/rules/0/reason".into()]));
     }
 
     #[test]

@@ -137,7 +137,9 @@ codes! {
     NonDeterministic = "non-deterministic": "The same state and executor gave two different results.",
     ArtifactEdited = "artifact-edited": "A generated file was edited by somebody, and would be overwritten.",
     ArtifactBlocked = "artifact-blocked": "Something stands in the way of a file that is to be written.",
+    LockStale = "lock-stale": "A lock that a killed process left was put aside.",
     LedgerTorn = "ledger-torn": "The newest ledger record was torn and was left out.",
+    PhaseNotRun = "phase-not-run": "A phase is configured that this version does not run.",
     MemoInvalid = "memo-invalid": "A memoized decision is not what its key says, and was not used.",
 }
 

@@ -1,5 +1,7 @@
 //! The JSON Schema of every document kind, embedded in the program, and reading a document by it.
 
+use jsonschema::ValidationError;
+use jsonschema::error::ValidationErrorKind;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -135,7 +137,7 @@ pub fn validate_by(schema: &Value, schema_path: &str, title: &str, path: &str, b
         Err(finding) => return vec![finding],
     };
     let finding = |violation: Violation| {
-        let place = if violation.pointer.is_empty() { "the whole document" } else { &violation.pointer };
+        let place = if violation.pointer.is_empty() { "the whole document".into() } else { bounded(&violation.pointer) };
         let message = format!("the {title} {path} breaks its schema at {place}: {}", violation.reason);
         Finding::error(Code::DocumentSchema, message)
             .at(path)
@@ -155,7 +157,7 @@ pub struct Validator {
 /// One way in which a value does not satisfy a schema. Texts are bounded and escaped.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Violation {
-    /// RFC 6901 pointer of the value.
+    /// RFC 6901 pointer of the value, or of the member that should not be there.
     pub pointer: String,
     /// RFC 6901 pointer of the rule in the schema.
     pub schema_pointer: String,
@@ -179,7 +181,7 @@ impl Validator {
             .should_ignore_unknown_formats(false)
             .with_pattern_options(jsonschema::PatternOptions::regex())
             .build(schema);
-        let refused = |error: jsonschema::ValidationError<'_>| {
+        let refused = |error: ValidationError<'_>| {
             let message = format!("the schema {schema_path} cannot be used: {}", bounded(&error.to_string()));
             Finding::error(Code::SchemaInvalid, message).at(schema_path).hint(format!("mend {schema_path}"))
         };
@@ -191,10 +193,15 @@ impl Validator {
         self.built.iter_errors(value).map(|error| {
             let schema_pointer = error.schema_path().to_string();
             let keyword = error.kind().keyword().to_owned();
-            let missing = match error.kind() {
-                jsonschema::error::ValidationErrorKind::Required { property } => property.as_str().map(str::to_owned),
-                _ => None,
-            };
+            let (mut pointer, mut missing) = (error.instance_path().to_string(), None);
+            match error.kind() {
+                ValidationErrorKind::Required { property } => missing = property.as_str().map(str::to_owned),
+                // The member that should not be there, rather than the object that has it.
+                ValidationErrorKind::AdditionalProperties { unexpected } => {
+                    pointer.extend(unexpected.first().map(|name| format!("/{}", json::escape(name))));
+                }
+                _ => {}
+            }
             let expected = match self.schema.pointer(&schema_pointer) {
                 Some(rule @ (Value::Array(_) | Value::String(_) | Value::Number(_) | Value::Bool(_))) => {
                     format!("{keyword} {rule}")
@@ -207,7 +214,7 @@ impl Validator {
                 scalar => scalar.to_string(),
             };
             Violation {
-                pointer: error.instance_path().to_string(),
+                pointer,
                 schema_pointer,
                 missing,
                 reason: bounded(&error.to_string()),

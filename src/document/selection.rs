@@ -14,7 +14,7 @@ pub struct Selection {
     pub schema_version: String,
     /// `SELECT`.
     pub phase: Phase,
-    /// The query that decided; null where the pipeline declares none and everything is kept.
+    /// The query that decided; null where the pipeline's own rules did, or where it has none and everything is kept.
     pub query: Option<String>,
     /// In byte order of path.
     pub artifacts: Vec<Selected>,
