@@ -127,7 +127,7 @@ fn violations(path: &RepoPath, bytes: &[u8], value: &Value, schema: &RepoPath, v
     let mut all = validator.violations(value);
     let mut findings = Vec::new();
     for violation in all.by_ref().take(MAX_VIOLATIONS) {
-        let place = if violation.pointer.is_empty() { "the whole document" } else { &violation.pointer };
+        let place = if violation.pointer.is_empty() { "its top level" } else { &violation.pointer };
         let place = printable(place);
         let (code, message, expected, got) = match violation.missing {
             Some(member) => {

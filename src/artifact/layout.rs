@@ -182,7 +182,8 @@ mod tests {
 
     #[test]
     fn the_relative_path_below_the_literal_prefix_is_kept() {
-        let cases: &[(&[&str], &[(&str, &str)], &[&str])] = &[
+        type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a [&'a str]);
+        let cases: &[Case] = &[
             (
                 &["artifacts/a/b.md", "artifacts/c"],
                 &[("artifacts/**", "dist/")],

@@ -152,16 +152,22 @@ pub(super) fn deviation(path: &RepoPath, format: Format, bytes: &[u8], normal: &
     let message = format!("the artifact {path} is not in the normal form of {name}: {what}");
     let finding = Finding::error(Code::ArtifactNotNormal, message).at(path).on(line, column);
     let hint = "declare a repair in control/pipeline.json, which applies the normal form, or mend what generates it";
-    Some(finding.expected(line_at(normal, at), line_at(bytes, at)).hint(hint))
+    let (mut wanted, mut found) = (line_at(normal, at), line_at(bytes, at));
+    // The ending is shown where it is what differs.
+    if let (Some(a), Some(b)) = (wanted.strip_suffix(b"\n"), found.strip_suffix(b"\n")) {
+        (wanted, found) = (a, b);
+    }
+    // Cut before decoding: a line may be as long as the file.
+    let show = |line: &[u8]| printable(&String::from_utf8_lossy(&line[..line.len().min(1024)]));
+    Some(finding.expected(show(wanted), show(found)).hint(hint))
 }
 
-/// The line that the byte at an offset stands in, with its line ending, escaped and cut.
-fn line_at(bytes: &[u8], at: usize) -> String {
+/// The line that the byte at an offset stands in, with its ending.
+fn line_at(bytes: &[u8], at: usize) -> &[u8] {
     let at = at.min(bytes.len());
     let start = bytes[..at].iter().rposition(|b| *b == b'\n').map_or(0, |newline| newline + 1);
     let end = bytes[at..].iter().position(|b| *b == b'\n').map_or(bytes.len(), |newline| at + newline + 1);
-    // Cut before decoding: a line may be as long as the file.
-    printable(&String::from_utf8_lossy(&bytes[start..end.min(start + 1024)]))
+    &bytes[start..end]
 }
 
 /// Normalizes a set, one artifact at a time: hands every artifact that changes to `changed` with its new bytes, and returns
@@ -266,6 +272,10 @@ mod tests {
         let finding = deviation(&path("x"), Format::Json, b"{\"b\":1,\"a\":2}", &normal).unwrap();
         assert_eq!(finding.expected.as_deref(), Some("{\\u{a}"));
         assert_eq!(finding.got.as_deref(), Some("{\"b\":1,\"a\":2}"));
+        let finding = deviation(&path("x"), Format::Text, b"a\r\n", b"a\n").unwrap();
+        assert_eq!((finding.expected.as_deref(), finding.got.as_deref()), (Some("a"), Some("a\\u{d}")));
+        let finding = deviation(&path("x"), Format::Text, b"a", b"a\n").unwrap();
+        assert_eq!((finding.expected.as_deref(), finding.got.as_deref()), (Some("a\\u{a}"), Some("a")));
         assert!(deviation(&path("x"), Format::Text, b"a\n", b"a\n").is_none());
     }
 

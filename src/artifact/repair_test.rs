@@ -19,7 +19,10 @@ fn failed() -> CheckReport {
     }
 }
 
-fn with(allow: &[&str], max_changed_lines: u64, hunks: Option<&[(&str, &[(u64, u64)])]>) -> RepairCapsule {
+/// Ranges of lines, by path.
+type Hunks<'a> = Option<&'a [(&'a str, &'a [(u64, u64)])]>;
+
+fn with(allow: &[&str], max_changed_lines: u64, hunks: Hunks) -> RepairCapsule {
     let allow = allow.iter().map(|a| (*a).to_owned()).collect();
     let mut capsule = capsule(&failed(), &Repair { allow, max_changed_lines }).unwrap();
     let ranges = |ranges: &[(u64, u64)]| ranges.iter().map(|(first, last)| LineRange { first: *first, last: *last }).collect();
@@ -62,7 +65,6 @@ fn the_built_in_repair_applies_the_normal_form_and_nothing_else() {
 
 #[test]
 fn a_repair_keeps_within_its_bound_or_is_refused() {
-    type Hunks<'a> = Option<&'a [(&'a str, &'a [(u64, u64)])]>;
     type Case<'a> = (&'a [(&'a str, &'a str)], &'a [(&'a str, &'a str)], u64, Hunks<'a>, &'a [&'a str]);
     const FIVE: &str = "1\n2\n3\n4\n5\n";
     let cases: &[Case] = &[
