@@ -1,6 +1,6 @@
 //! How commands fail: what the thing is, what the cause is, and the next step.
 
-use crate::document::finding::{Code, Finding};
+use crate::document::finding::{Code, Finding, spelled};
 use crate::pipeline::PipelineError;
 use crate::store::StoreError;
 use crate::store::open::{OpenError, RevisionError};
@@ -52,7 +52,7 @@ impl CommandError {
     }
 
     fn failed(code: u8, error: &dyn std::error::Error, hint: Option<&str>) -> Self {
-        let mut finding = Finding::error(Code::CommandFailed, crate::pipeline::spelled(error));
+        let mut finding = Finding::error(Code::CommandFailed, spelled(error));
         finding.hint = hint.map(str::to_owned);
         Self { code, findings: vec![finding] }
     }

@@ -269,6 +269,20 @@ pub fn refuses(findings: &[Finding]) -> bool {
     findings.iter().any(|f| f.severity == Severity::Error)
 }
 
+/// An error with its causes, in one line.
+pub fn spelled(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        source = inner.source();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -281,6 +295,17 @@ mod tests {
             assert!(seen.insert(text), "{text} is used twice");
             assert!(text.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{text}");
             assert!(code.meaning().ends_with('.'), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_reference_page_has_every_code() {
+        let page = include_str!("../../docs/findings.md");
+        for unreadable in [true, false] {
+            let rows = Code::ALL.iter().filter(|code| code.is_unreadable() == unreadable);
+            let rows: String = rows.map(|code| format!("| `{code}` | {} |\n", code.meaning())).collect();
+            let table = format!("| code | meaning |\n|---|---|\n{rows}");
+            assert!(page.contains(&table), "docs/findings.md lacks this table:\n{table}");
         }
     }
 

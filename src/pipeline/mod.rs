@@ -8,7 +8,7 @@ pub mod run;
 mod settle;
 mod step;
 
-pub use self::step::{counted, spelled};
+pub use self::step::counted;
 use crate::store::StoreError;
 use crate::store::materialise::MaterialiseError;
 use crate::store::snapshot::ScanError;

@@ -8,7 +8,7 @@ use super::inputs::Inputs;
 use crate::document::cache_entry::CacheKey;
 use crate::document::capsule::KernelDecision;
 use crate::document::digest::Digest;
-use crate::document::finding::{Code, Finding, refuses};
+use crate::document::finding::{Code, Finding, refuses, spelled};
 use crate::document::gen_exchange::{GenReport, OutputsManifest};
 use crate::document::inputs_manifest::FileEntry;
 use crate::document::path::RepoPath;
@@ -298,18 +298,4 @@ impl Admitted<'_> {
         let values = objectives.value.as_array().map(Vec::as_slice).unwrap_or_default();
         r#gen::execute(self.input, &Sources { ledger: &ledger.document, objectives: (&objectives.document, values), contents })
     }
-}
-
-/// An error with its causes, in one line.
-pub fn spelled(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        source = inner.source();
-    }
-    text
 }

@@ -12,7 +12,7 @@ use super::tree::{Leaf, Tree, TreeLimits, write_tree};
 use super::{Oid, Store, StoreError};
 use crate::document::cache_entry::{CacheKey, CacheMeta};
 use crate::document::digest::Digest;
-use crate::document::finding::{Code, Finding};
+use crate::document::finding::{Code, Finding, spelled};
 use crate::document::inputs_manifest::FileEntry;
 use crate::document::json;
 use crate::document::path::RepoPath;
@@ -67,15 +67,15 @@ impl Store {
             let finding = Finding::error(Code::CacheEntryInvalid, format!("the cache entry {} is refused: {why}", key.short()));
             finding.at(name).hint(format!("it is not used; git cbia cache rm {} removes it", key.short()))
         };
-        let tree = self.tree_of(&commit).map_err(|error| refuse(chain(&error)))?;
-        let files = self.read_tree(&tree, TreeLimits::default()).map_err(|error| refuse(chain(&error)))?;
+        let tree = self.tree_of(&commit).map_err(|error| refuse(spelled(&error)))?;
+        let files = self.read_tree(&tree, TreeLimits::default()).map_err(|error| refuse(spelled(&error)))?;
         let blob = |path: &str, limit: u64| -> Result<Vec<u8>, Finding> {
-            let path: RepoPath = path.parse().map_err(|error| refuse(chain(&error)))?;
+            let path: RepoPath = path.parse().map_err(|error| refuse(spelled(&error)))?;
             let leaf = files.get(&path).ok_or_else(|| refuse(format!("it has no {path}")))?;
-            self.read_blob(&leaf.id, limit).map_err(|error| refuse(format!("{path}: {}", chain(&error))))
+            self.read_blob(&leaf.id, limit).map_err(|error| refuse(format!("{path}: {}", spelled(&error))))
         };
         let bytes = blob(META_PATH, MAX_META)?;
-        let path = META_PATH.parse().map_err(|error| refuse(chain(&error)))?;
+        let path = META_PATH.parse().map_err(|error| refuse(spelled(&error)))?;
         let meta = load::<CacheMeta>(Kind::CacheMeta, &path, &bytes)
             .map_err(|findings| {
                 refuse(findings.into_iter().next().map_or_else(|| "cache.meta.json is malformed".into(), |f| f.message))
@@ -184,18 +184,4 @@ impl Store {
         };
         Ok(refs.into_iter().filter_map(listing).collect())
     }
-}
-
-/// An error with its causes, in one line.
-pub(in crate::store) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        source = inner.source();
-    }
-    text
 }

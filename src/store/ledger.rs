@@ -7,7 +7,6 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::cache::chain;
 use super::durable::Durability;
 use super::object::Commit;
 use super::open::Role;
@@ -15,7 +14,7 @@ use super::pack::{Batch, CommitSpec};
 use super::refs::{Cas, RefError, RefName};
 use super::tree::{Leaf, Tree, write_tree};
 use super::{Oid, Store, StoreError};
-use crate::document::finding::{Code, Finding};
+use crate::document::finding::{Code, Finding, spelled};
 use crate::document::json;
 use crate::document::path::RepoPath;
 use crate::document::record::Record;
@@ -161,12 +160,12 @@ impl Store {
 
     /// Whether a ledger commit is whole: it, its tree and its document are what their names say. The opening commit has no document.
     fn check_record(&self, id: &Oid) -> Result<(), String> {
-        let commit = self.read_commit(id).map_err(|error| chain(&error))?;
+        let commit = self.read_commit(id).map_err(|error| spelled(&error))?;
         match self.lookup(&commit.tree, &RECORD_PATH.parse().map_err(|_| String::new())?) {
-            Ok(Some(blob)) => self.read_blob(&blob, MAX_RECORD).map(drop).map_err(|error| chain(&error)),
+            Ok(Some(blob)) => self.read_blob(&blob, MAX_RECORD).map(drop).map_err(|error| spelled(&error)),
             Ok(None) if commit.parents.is_empty() => Ok(()),
             Ok(None) => Err(format!("it has no {RECORD_PATH}")),
-            Err(error) => Err(chain(&error)),
+            Err(error) => Err(spelled(&error)),
         }
     }
 

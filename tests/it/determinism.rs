@@ -104,9 +104,9 @@ fn what_a_run_emits_is_pinned() {
     repo.run();
     let told: Vec<String> = identity(&repo).into_iter().map(|(name, id)| format!("{id} {name}")).collect();
     let golden = [
-        "1349334767abb54e9c1c5db433689fee60a8c2a7 refs/cbia/cache/cf3dbb64871027b540b97ad51ddaf24da94263c6ac83a325b7d699bebf3e2991",
-        "374ccd371e9413cddf4aaa01728d1399420b6dcd refs/cbia/runs/600709675b2e5f31811ffb7bbb13f53b0da6ce600f61d0dc2986d37ed6260f87/fc8460cb6e769a7efa55a07f3e7c4c544a6cbabd8c82f884b0f546b05feefdef",
-        "72be1ce7cbd4b06265d104329cb2f0492aa60e04 memo",
+        "4393c411565f948b6871fc95474237f2a45fda35 refs/cbia/cache/cf3dbb64871027b540b97ad51ddaf24da94263c6ac83a325b7d699bebf3e2991",
+        "75d1bae128bc4fef8d962ad10cf59af6650aeea4 refs/cbia/runs/600709675b2e5f31811ffb7bbb13f53b0da6ce600f61d0dc2986d37ed6260f87/fc8460cb6e769a7efa55a07f3e7c4c544a6cbabd8c82f884b0f546b05feefdef",
+        "c4e9975d50c90783cf4b0f1989d7d630da4d128f memo",
     ];
     assert_eq!(
         told, golden,

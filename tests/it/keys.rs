@@ -151,7 +151,7 @@ fn the_executors_configuration() {
         json!({"kind": "local", "version": "2", "env": {"A": "1"}}),
         json!({"kind": "local", "version": "1", "phase_config": {"a": 1}}),
     ] {
-        misses(|repo| repo.write_json(EXECUTOR, &config), &[CAPSULE]);
+        misses(|repo| repo.write_json(EXECUTOR, &config), &[("pre_gen_capsule_hash", Some(EXECUTOR))]);
     }
 }
 

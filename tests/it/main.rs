@@ -11,4 +11,5 @@ mod policy_cage;
 mod refusals;
 mod support;
 mod tidy;
+mod usage;
 mod worktree;
