@@ -244,10 +244,21 @@ dangling_edges := {text |
 	text := sprintf("%v -> %v", [object.get(edge, "from", "?"), object.get(edge, "to", "?")])
 }
 
+# Only a node that edges both enter and leave can lie on a cycle. Looking at those alone keeps the check linear over the
+# usual graph, artifact -> objective -> authority, in which there are none but objectives.
+inner_ids := {from | some edge in input.dependency_graph.edges; from := edge.from} & {to | some edge in input.dependency_graph.edges; to := edge.to}
+
+inner_edges := [edge |
+	some edge in input.dependency_graph.edges
+	edge.from in inner_ids
+	edge.to in inner_ids
+]
+
 successors := {id: next |
-	some id in node_ids
+	count(inner_edges) > 0
+	some id in inner_ids
 	next := {to |
-		some edge in input.dependency_graph.edges
+		some edge in inner_edges
 		edge.from == id
 		to := edge.to
 	}
@@ -312,13 +323,10 @@ unfounded_objectives := {name |
 	name := object.get(objective, "id", sprintf("entry %d", [position]))
 }
 
-authority_of := {id: authorities |
-	some id in objective_ids
-	authorities := {authority |
-		some objective in input.objectives
-		objective.id == id
-		authority := objective.source.authority_id
-	}
+# Pairs rather than a map: a map would have to be searched anew for each objective.
+grounds := {pair |
+	some objective in input.objectives
+	pair := [objective.id, objective.source.authority_id]
 }
 
 explained_positions := {position |
@@ -326,9 +334,10 @@ explained_positions := {position |
 	entry.artifact != null
 	is_array(entry.objectives)
 	count(entry.objectives) > 0
-	named := {id | some id in entry.authorities}
+	is_array(entry.authorities)
 	every id in entry.objectives {
-		count(authority_of[id] - named) == 0
+		named := [authority | some authority in entry.authorities; [id, authority] in grounds]
+		count(named) > 0
 	}
 }
 
@@ -540,19 +549,23 @@ deterministic_replay if {
 	count(ambiguous_artifacts) == 0
 }
 
-hashes_of := {artifact: hashes |
+hashed_artifacts := {pair |
+	some entry in input.run_ledger.entries
+	is_string(entry.artifact)
+	pair := [entry.artifact, entry.sha256]
+}
+
+named_artifacts := {artifact |
 	some entry in input.run_ledger.entries
 	artifact := entry.artifact
 	is_string(artifact)
-	hashes := {hash |
-		some other in input.run_ledger.entries
-		other.artifact == artifact
-		hash := other.sha256
-	}
 }
 
+# Counted first, so that the artifacts are gone through one by one only where one of them is ambiguous.
 ambiguous_artifacts := {text |
-	some artifact, hashes in hashes_of
+	count(hashed_artifacts) != count(named_artifacts)
+	some artifact in named_artifacts
+	hashes := {hash | some pair in hashed_artifacts; pair[0] == artifact; hash := pair[1]}
 	count(hashes) != 1
 	text := sprintf("%s (%d)", [artifact, count(hashes)])
 }

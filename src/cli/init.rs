@@ -71,15 +71,11 @@ fn files() -> Vec<(String, String)> {
             "hash": {"alg": "sha256", "value": Digest::of(HANDBOOK.as_bytes())},
         }],
     });
-    let quote = "Answer within one working day.";
     let objective = |id: &str, kind: &str, statement: &str| {
         json!({
             "id": id, "type": kind, "statement": statement,
-            "source": {"authority_id": "handbook", "evidence": [{
-                "quote": quote,
-                "hash_ref": {"file_sha256": Digest::of(HANDBOOK.as_bytes()), "quote_sha256": Digest::of(quote.as_bytes())},
-            }]},
-            "constraints": {"invent_nothing": true}, "justification": "the handbook says it",
+            "source": {"authority_id": "handbook", "evidence": []},
+            "constraints": {"invent_nothing": true}, "justification": "Everyone who answers requests needs the handbook's rules at hand.",
         })
     };
     let objectives = json!([

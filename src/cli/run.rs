@@ -73,7 +73,13 @@ pub fn code(ended: Ended) -> u8 {
 /// Prints phases, artifacts, run and record.
 pub fn print(document: &RunDocument, ui: &mut Ui) {
     for phase in &document.phases {
-        let mut line = format!("{:<15} {:<9}", phase.phase, phase.status.as_str());
+        // A status has executed nothing: it says what is known.
+        let word = match (document.command, phase.status) {
+            ("status", PhaseStatus::Replayed) => "hit",
+            ("status", PhaseStatus::Executed) => "miss",
+            (_, status) => status.as_str(),
+        };
+        let mut line = format!("{:<15} {word:<9}", phase.phase);
         match (phase.phase, phase.status) {
             (Phase::PreGen, PhaseStatus::Passed | PhaseStatus::Failed) => {
                 let decision = if phase.status == PhaseStatus::Passed { "ALLOW" } else { "DENY" };

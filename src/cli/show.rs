@@ -42,11 +42,9 @@ fn missing(message: &str) -> CommandError {
 
 /// The tip of the newest admitted run.
 fn newest(store: &Store) -> Result<Oid, CommandError> {
-    let records = store.ledger(1000)?;
-    let run = records
-        .into_iter()
-        .find(|r| matches!(r.record.event, RecordEvent::Admitted | RecordEvent::Replayed))
-        .and_then(|r| r.record.run);
+    let run = store.ledger_find(10_000, |entry| {
+        entry.record.run.filter(|_| matches!(entry.record.event, RecordEvent::Admitted | RecordEvent::Replayed))
+    })?;
     run.and_then(|run| Oid::from_hex(run.as_bytes()).ok()).ok_or_else(|| missing("there is no admitted run yet"))
 }
 

@@ -8,7 +8,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-
 use super::{Assembled, Evidence, Judge, denial};
 use crate::document::SCHEMA_VERSION;
 use crate::document::authority_ledger::AuthorityLedger;

@@ -104,10 +104,18 @@ pub fn answer(request: Request, input: &str) -> Answer {
     answered.unwrap_or_else(|error| Answer::Failed { message: error.to_string() })
 }
 
+/// Decides, and explains. One evaluation of the whole package gives the decision and what explains it; a package of which some other rule
+/// cannot be evaluated is asked for the deciding rule alone, because that is what decides.
 fn evaluate(loaded: &Loaded, query: &str, input: &Value) -> Result<Answer, EngineError> {
     let rule: RulePath = query.split('.').skip(1).map(str::to_owned).collect();
-    let value = if loaded.has_rule(&rule) { loaded.value(query, input)? } else { None };
-    let explain = Box::new(explain::explain(loaded, &rule, value.as_ref(), input));
+    let (package, name) = query.rsplit_once('.').unwrap_or((query, ""));
+    let whole = if loaded.has_rule(&rule) { loaded.value(package, input).ok().flatten() } else { None };
+    let value = match &whole {
+        Some(Value::Object(members)) => members.get(&Value::from(name)).filter(|value| **value != Value::Undefined).cloned(),
+        _ if loaded.has_rule(&rule) => loaded.value(query, input)?,
+        _ => None,
+    };
+    let explain = Box::new(explain::explain(loaded, &rule, value.as_ref(), whole.as_ref(), input));
     Ok(Answer::Evaluated { value: value.as_ref().map(explain::bounded), explain })
 }
 

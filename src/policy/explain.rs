@@ -36,14 +36,17 @@ struct Asked {
     text: String,
 }
 
-/// Explains the value that the rule at `rule` has.
-pub fn explain(loaded: &Loaded, rule: &RulePath, value: Option<&Value>, input: &Value) -> ExplainDocument {
+/// Explains the value that the rule at `rule` has. `whole` is the value of its package, where it could be had.
+pub fn explain(loaded: &Loaded, rule: &RulePath, value: Option<&Value>, whole: Option<&Value>, input: &Value) -> ExplainDocument {
     let allow = value == Some(&Value::Bool(true));
     let (name, package) = rule.split_last().map_or(("", [].as_slice()), |(name, package)| (name.as_str(), package));
     let member = |member: &str| -> Option<Value> {
         let path = [package, &[member.to_owned()]].concat();
         if !loaded.has_rule(&path) {
             return None;
+        }
+        if let Some(whole) = whole.and_then(|whole| whole.as_object().ok()) {
+            return whole.get(&Value::from(member)).cloned();
         }
         loaded.value(&format!("data.{}", path.join(".")), input).ok().flatten()
     };
@@ -126,7 +129,8 @@ fn conditions(loaded: &Loaded, package: &[String], checks: &BTreeMap<String, boo
             let Rule::Spec { span, bodies, .. } = rule else { continue };
             let at = place(span);
             check.location.get_or_insert(Location { file: at.file, row: at.row, col: at.col });
-            for body in bodies {
+            // What held of a check that passed says nothing, and asking costs as much again as deciding.
+            for body in bodies.iter().filter(|_| !*value) {
                 let mut prefix = String::new();
                 for (number, stmt) in body.query.stmts.iter().enumerate() {
                     let before = prefix.clone();
@@ -150,7 +154,9 @@ fn conditions(loaded: &Loaded, package: &[String], checks: &BTreeMap<String, boo
         documents.push(check);
     }
     // Where the engine cannot answer these questions, the checks are told without their conditions.
-    if let Ok(held) = held(loaded, package, &sources, input) {
+    if checks.values().any(|passed| !passed)
+        && let Ok(held) = held(loaded, package, &sources, input)
+    {
         let failed = |a: &Asked| !held.contains(&a.id()) && (a.stmt == 0 || held.contains(&a.before_id()));
         let values = values(loaded, package, &sources, &failed, input).unwrap_or_default();
         for asked in sources.iter().flat_map(|(_, asked)| asked) {

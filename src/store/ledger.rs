@@ -11,7 +11,7 @@ use super::cache::chain;
 use super::durable::Durability;
 use super::object::Commit;
 use super::open::Role;
-use super::pack::{Batch, CommitSpec, Identity};
+use super::pack::{Batch, CommitSpec};
 use super::refs::{Cas, RefError, RefName};
 use super::tree::{Leaf, Tree, write_tree};
 use super::{Oid, Store, StoreError};
@@ -94,18 +94,11 @@ impl Store {
             for (key, value) in append.trailers {
                 message.push_str(&format!("{key}: {value}\n"));
             }
-            let someone = |role| {
-                self.signature(role).unwrap_or_else(|| Identity {
-                    name: "unknown".into(),
-                    email: "unknown@localhost".into(),
-                    ..Identity::cbia()
-                })
-            };
             let spec = CommitSpec {
                 tree,
                 parents: [first].into_iter().chain(append.run).collect(),
-                author: someone(Role::Author),
-                committer: someone(Role::Committer),
+                author: self.signature(Role::Author),
+                committer: self.signature(Role::Committer),
                 message,
                 extra_headers: Vec::new(),
             };
@@ -209,13 +202,29 @@ impl Store {
     /// The records from the newest to the oldest, at most `limit`.
     pub fn ledger(&self, limit: usize) -> Result<Vec<LedgerRecord>, StoreError> {
         let mut records = Vec::new();
+        self.ledger_find(limit, |record| {
+            records.push(record);
+            None::<()>
+        })?;
+        Ok(records)
+    }
+
+    /// What `wanted` makes of the newest record that it takes, of at most `limit` records. No record beyond that one is read.
+    pub fn ledger_find<T>(
+        &self,
+        limit: usize,
+        mut wanted: impl FnMut(LedgerRecord) -> Option<T>,
+    ) -> Result<Option<T>, StoreError> {
         let mut next = self.ledger_tip()?;
-        while let Some(id) = next.filter(|_| records.len() < limit) {
+        for _ in 0..limit {
+            let Some(id) = next else { break };
             let Some(record) = self.ledger_record(&id)? else { break };
             next = record.commit.parents.first().copied();
-            records.push(record);
+            if let Some(found) = wanted(record) {
+                return Ok(Some(found));
+            }
         }
-        Ok(records)
+        Ok(None)
     }
 }
 

@@ -346,7 +346,7 @@ fn a_racy_entry_is_not_trusted_because_the_cache_was_written_again() {
     stats.save(&StatCache::lock(&git_dir).unwrap()).unwrap();
     date(written);
     let mut other = plan(&f, &[("b", "x")], Class::Artifact, false);
-    other.remove_strays = false;
+    other.strays = Strays::Keep;
     drop(f.store().materialise(&other).unwrap());
     date(written + std::time::Duration::from_secs(10));
     let stats = StatCache::load(&git_dir, f.store().repo.object_hash());

@@ -176,26 +176,26 @@ impl Store {
         self.repo.config_snapshot().boolean(key)
     }
 
-    /// The committer's name and address as git resolves them, environment included; `None` if git would have to guess.
-    pub fn identity(&self) -> Option<(String, String)> {
-        self.signature(Role::Committer).map(|identity| (identity.name, identity.email))
-    }
-
-    /// The identity and time that git would write into a commit, environment included (`GIT_AUTHOR_DATE` and the like);
-    /// `None` if git would have to guess the name or address.
-    pub fn signature(&self, role: Role) -> Option<Identity> {
-        let signature = match role {
-            Role::Author => self.repo.author(),
-            Role::Committer => self.repo.committer(),
+    /// The identity and time that git would write into a commit, environment included (`GIT_AUTHOR_DATE` and the like). Where git
+    /// would refuse because it knows no name or address, `unknown <unknown@localhost>` stands in: a record must not be lost over it.
+    pub fn signature(&self, role: Role) -> Identity {
+        let (name, email) = ("unknown", "unknown@localhost");
+        let mut repo = self.repo.clone();
+        let own = match role {
+            Role::Author => self.repo.author().and_then(Result::ok),
+            Role::Committer => self.repo.committer().and_then(Result::ok),
         };
-        let signature = signature?.ok()?;
-        let time = signature.time().ok()?;
-        Some(Identity {
-            name: signature.name.to_str_lossy().into_owned(),
-            email: signature.email.to_str_lossy().into_owned(),
-            seconds: time.seconds,
-            offset: time.offset,
-        })
+        let signature = match own {
+            Some(signature) => Ok(signature),
+            None => repo.committer_or_set_fallback(name, email),
+        };
+        let unknown = || Identity { name: name.into(), email: email.into(), ..Identity::cbia() };
+        let Ok(signature) = signature else { return unknown() };
+        let Ok(time) = signature.time() else { return unknown() };
+        let or = |text: &gix::bstr::BStr, other: &str| {
+            if text.is_empty() { other.to_owned() } else { text.to_str_lossy().into_owned() }
+        };
+        Identity { name: or(signature.name, name), email: or(signature.email, email), seconds: time.seconds, offset: time.offset }
     }
 
     /// The commit that `rev` names, as `git rev-parse rev^{commit}` has it.
@@ -346,7 +346,8 @@ mod tests {
             repo.git(&["config", key, value]);
         }
         let store = repo.store();
-        assert_eq!(store.identity(), Some(("Bo".into(), "bo@example.org".into())));
+        let bo = store.signature(Role::Committer);
+        assert_eq!((bo.name.as_str(), bo.email.as_str()), ("Bo", "bo@example.org"));
         assert_eq!(store.config_string("cbia.x").as_deref(), Some("one two"));
         assert_eq!((store.config_bool("commit.gpgSign"), store.config_bool("cbia.none")), (Some(true), None));
         for (rev, id) in [("HEAD", b), ("HEAD~1", a), ("v1", a), ("main", b), (&b.to_string()[..9], b)] {

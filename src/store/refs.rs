@@ -29,6 +29,8 @@ const MAX_REF_BYTES: u64 = 4096;
 const NO_FOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
 /// How long another process's lock on a ref is waited for.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
+/// How often a directory may vanish while a lock is made in it.
+const VANISHED_TRIES: usize = 100;
 /// How old a ref's lock must be before its owner is taken for dead.
 const STALE_AFTER: Duration = Duration::from_secs(10);
 
@@ -315,8 +317,10 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(failed(source)),
         }
-        if let Some(folder) = path.parent() {
-            durability.sync_dir(folder).map_err(failed)?;
+        match path.parent().map_or(Ok(()), |folder| durability.sync_dir(folder)) {
+            // The directory was emptied and removed: then the ref is gone with it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => result.map_err(failed)?,
         }
         // A reflog that outlives its ref would make git refuse refs below its name.
         drop(std::fs::remove_file(self.common_dir().join("logs").join(name.as_str())));
@@ -331,20 +335,31 @@ impl Store {
         stale_lock: &mut Option<PathBuf>,
     ) -> Result<Option<gix::lock::File>, RefError> {
         let failed = |source| RefError::Io { action: "lock", path: path.to_owned(), source };
-        if let Some(folder) = path.parent() {
-            self.create_dirs(folder, self.common_dir()).map_err(failed)?;
-        }
-        for last in [false, true] {
-            match gix::lock::File::acquire_to_update_resource(path, LOCK_WAIT.into(), None, self.shared_mode()) {
-                Ok(lock) => return Ok(Some(lock)),
-                Err(error) if error.is_retryable() => {}
-                Err(error) => return Err(failed(io::Error::other(error))),
+        let mut vanished = 0;
+        let mut looked = false;
+        loop {
+            let made = path.parent().map_or(Ok(()), |folder| self.create_dirs(folder, self.common_dir()));
+            let error = match made {
+                Ok(()) => match gix::lock::File::acquire_to_update_resource(path, LOCK_WAIT.into(), None, self.shared_mode()) {
+                    Ok(lock) => return Ok(Some(lock)),
+                    Err(error) if error.is_retryable() => {
+                        if looked || !put_aside(path, guard, stale_lock).map_err(failed)? {
+                            return Ok(None);
+                        }
+                        looked = true;
+                        continue;
+                    }
+                    Err(error) if error.is_not_found() => io::Error::new(io::ErrorKind::NotFound, error),
+                    Err(error) => io::Error::other(error),
+                },
+                Err(error) => error,
+            };
+            // `git pack-refs` removes directories that it has emptied, also the one that was just made.
+            vanished += 1;
+            if error.kind() != io::ErrorKind::NotFound || vanished == VANISHED_TRIES {
+                return Err(failed(error));
             }
-            if last || !put_aside(path, guard, stale_lock).map_err(failed)? {
-                break;
-            }
         }
-        Ok(None)
     }
 
     fn loose(&self, name: &str) -> Result<Option<Oid>, RefError> {
@@ -645,10 +660,9 @@ mod tests {
         const ROUNDS: usize = 40;
         let repo = Repo::new();
         let tree = repo.raw_tree(&[]);
-        let writers = std::sync::atomic::AtomicUsize::new(3);
         std::thread::scope(|scope| {
-            for writer in 0..3 {
-                let (repo, writers) = (&repo, &writers);
+            let writers = [0, 1, 2].map(|writer| {
+                let repo = &repo;
                 scope.spawn(move || {
                     let store = repo.store();
                     for round in 0..ROUNDS {
@@ -669,10 +683,9 @@ mod tests {
                             }
                         }
                     }
-                    writers.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
-                });
-            }
-            while writers.load(std::sync::atomic::Ordering::SeqCst) > 0 && !std::thread::panicking() {
+                })
+            });
+            while writers.iter().any(|writer| !writer.is_finished()) {
                 repo.try_git(&["pack-refs", "--all"], b"");
             }
         });
