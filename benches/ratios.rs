@@ -84,22 +84,23 @@ fn replay(folder: &Path) {
         hashes.iter().map(|(path, hash)| (path.strip_prefix("artifacts/").unwrap(), *hash)).collect();
     let id = git_cbia::store::Oid::from_hex(artifacts.as_bytes()).unwrap();
     let first_artifact = repo.join("artifacts/d00/f00000.txt");
+    let mut trash = Trash::new(folder);
 
     let contenders = ["git checkout-index -a -f", "git-cbia run, artifacts deleted", "materialise alone, by the library"];
     let mut table = Table::new(7, &contenders);
     table.run(|contender| match contender {
         0 => {
-            clear(&theirs);
+            trash.take_all(&theirs);
             timed(|| drop(git(&theirs, &["checkout-index", "-a", "-f"])))
         }
         1 => {
-            fs::remove_dir_all(repo.join("artifacts")).unwrap();
+            trash.take(&repo.join("artifacts"));
             let took = timed(|| cbia(&repo, &["run"]));
             assert!(first_artifact.exists(), "the replay wrote nothing");
             took
         }
         _ => {
-            clear(&ours);
+            trash.take_all(&ours);
             timed(|| {
                 let store = Store::open(&ours).unwrap();
                 let tree = store.read_tree(&id, TreeLimits::default()).unwrap();
@@ -124,10 +125,11 @@ fn store(folder: &Path) {
         "git-cbia run, the first of 10,000 artifacts",
         "git-cbia run --dry-run: its gates alone",
     ];
+    let mut round = 0;
     let mut table = Table::new(3, &contenders);
     table.run(|contender| {
-        let repo = folder.join(format!("repo-{contender}"));
-        drop(fs::remove_dir_all(&repo));
+        round += 1;
+        let repo = folder.join(format!("repo-{round}"));
         match contender {
             0 | 1 => {
                 init(&repo);
@@ -142,7 +144,9 @@ fn store(folder: &Path) {
                 git(&repo, &["add", "-A"]);
                 git(&repo, &["write-tree"]);
             }),
-            1 => timed(|| drop(stored(&repo, &paths))),
+            1 => timed(|| {
+                stored(&repo, &paths);
+            }),
             2 => timed(|| cbia(&repo, &["run"])),
             _ => timed(|| cbia(&repo, &["run", "--dry-run"])),
         }
@@ -333,12 +337,32 @@ fn write(path: &Path, bytes: &[u8]) {
     fs::write(path, bytes).unwrap();
 }
 
-/// Removes everything from a work tree but its link to the repository.
-fn clear(top: &Path) {
-    for entry in fs::read_dir(top).unwrap() {
-        let entry = entry.unwrap();
-        if entry.file_name() != ".git" {
-            fs::remove_dir_all(entry.path()).unwrap();
+/// Where files are moved out of the way. They are not deleted between the rounds, because ext4 does not give a deleted file's inode away
+/// for a minute, and looks at every one of them for each new file: whoever comes next would pay for that.
+struct Trash {
+    folder: PathBuf,
+    count: usize,
+}
+
+impl Trash {
+    fn new(folder: &Path) -> Self {
+        let folder = folder.join("trash");
+        fs::create_dir(&folder).unwrap();
+        Self { folder, count: 0 }
+    }
+
+    fn take(&mut self, path: &Path) {
+        self.count += 1;
+        fs::rename(path, self.folder.join(self.count.to_string())).unwrap();
+    }
+
+    /// Takes everything from a work tree but its link to the repository.
+    fn take_all(&mut self, top: &Path) {
+        for entry in fs::read_dir(top).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_name() != ".git" {
+                self.take(&entry.path());
+            }
         }
     }
 }
