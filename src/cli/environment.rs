@@ -20,6 +20,7 @@ pub struct Environment {
     pub arguments: Vec<OsString>,
     executor_config: Option<OsString>,
     prefix: Option<OsString>,
+    settings: Vec<String>,
     program: PathBuf,
 }
 
@@ -31,13 +32,14 @@ impl Environment {
             arguments: std::env::args_os().collect(),
             executor_config: std::env::var_os("CBIA_GEN_EXECUTOR_CONFIG").filter(|value| !value.is_empty()),
             prefix: std::env::var_os("GIT_PREFIX").filter(|value| !value.is_empty()),
+            settings: std::env::var("GIT_CONFIG_PARAMETERS").map(|text| settings(&text)).unwrap_or_default(),
             program: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("git-cbia")),
         }
     }
 
     /// Opens the repository that the command was started in, as git would.
     pub fn open(&self) -> Result<Store, CommandError> {
-        let options = OpenOptions { from_environment: true, read_only: false };
+        let options = OpenOptions { from_environment: true, read_only: false, overrides: self.settings.clone() };
         Store::open_with(Path::new("."), options).map_err(CommandError::from)
     }
 
@@ -86,5 +88,55 @@ impl Environment {
         let inside = inside.strip_prefix(&top).map_err(|_| refuse("is outside the repository"))?;
         let text = inside.to_str().ok_or_else(|| refuse("is not valid UTF-8"))?;
         text.parse().map_err(|error: crate::document::path::PathError| CommandError::usage(&error.to_string()))
+    }
+}
+
+/// The settings of `git -c`, which git hands to its subcommands as `'key'='value'` words (git before 2.31: `'key=value'`), each
+/// quoted for a shell. What is not quoted like that ends the list.
+fn settings(text: &str) -> Vec<String> {
+    let mut settings = Vec::new();
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        let mut setting = String::new();
+        while !rest.is_empty() && !rest.starts_with(' ') {
+            if let Some(quoted) = rest.strip_prefix('\'') {
+                let Some(end) = quoted.find('\'') else { return settings };
+                setting.push_str(&quoted[..end]);
+                rest = &quoted[end + 1..];
+            } else if let Some(escaped) = rest.strip_prefix('\\') {
+                let Some(c) = escaped.chars().next() else { return settings };
+                setting.push(c);
+                rest = &escaped[c.len_utf8()..];
+            } else if let Some(after) = rest.strip_prefix('=') {
+                setting.push('=');
+                rest = after;
+            } else {
+                return settings;
+            }
+        }
+        settings.push(setting);
+        rest = rest.trim_start();
+    }
+    settings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_read_as_git_quotes_them() {
+        let cases: &[(&str, &[&str])] = &[
+            ("", &[]),
+            ("'user.name'='A B' 'cbia.durability'='full'", &["user.name=A B", "cbia.durability=full"]),
+            ("'user.name=A B'", &["user.name=A B"]),
+            (r"'a.b'='it'\''s'\!''", &["a.b=it's!"]),
+            ("'a.b'", &["a.b"]),
+            ("'a.b'='open", &[]),
+            ("'a.b'='1' nonsense", &["a.b=1"]),
+        ];
+        for (text, wanted) in cases {
+            assert_eq!(settings(text), *wanted, "{text}");
+        }
     }
 }

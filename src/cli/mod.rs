@@ -112,6 +112,37 @@ fn usage(error: &clap::Error, wants_json: bool) -> ExitCode {
         ui.line(error.render().to_string().trim_end());
         return ui.finish(exit::DONE);
     }
+    // Without arguments the help is what was asked for, in whole, although nothing was done.
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand && !wants_json {
+        ui.note(error.render().to_string().trim_end());
+        return ui.finish(exit::USAGE);
+    }
     let code = ui.fail(&CommandError::usage(error.render().to_string().trim_end()));
     ui.finish(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_reference_page_has_every_help_text() {
+        let page = include_str!("../../docs/cli.md");
+        let names = |command: &clap::Command| -> Vec<String> {
+            let own = command.get_subcommands().map(|c| c.get_name().to_owned());
+            own.filter(|name| name != "help").collect()
+        };
+        let mut waiting = vec![Vec::new()];
+        while let Some(path) = waiting.pop() {
+            // The width that the page is written in, whatever terminal the tests run in.
+            let top = super::Cli::command().term_width(100);
+            let command = path.iter().fold(&top, |command, name: &String| command.find_subcommand(name).unwrap());
+            waiting.extend(names(command).into_iter().map(|name| [path.as_slice(), &[name]].concat()));
+            let arguments = [&["git-cbia".to_owned()], path.as_slice(), &["--help".to_owned()]].concat();
+            let help = top.clone().try_get_matches_from(arguments).unwrap_err().to_string();
+            let name = [&["git cbia".to_owned()], path.as_slice()].concat().join(" ");
+            let section = format!("## `{name}`\n\n```text\n{}\n```\n", help.trim_end());
+            assert!(page.contains(&section), "docs/cli.md lacks this section:\n{section}");
+        }
+    }
 }

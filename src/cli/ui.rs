@@ -38,7 +38,7 @@ impl Ui {
     /// A remark about the work, for a person.
     pub fn note(&mut self, text: &str) {
         if !self.json {
-            self.to_stderr(text);
+            self.remark(text);
         }
     }
 
@@ -79,10 +79,10 @@ impl Ui {
             if let Some(hint) = &finding.hint {
                 text.push_str(&format!("\nhint: {}", printable_lines(hint)));
             }
-            self.to_stderr(&text);
+            self.remark(&text);
         }
         if findings.len() > MAX_PRINTED {
-            self.to_stderr(&format!("and {} more; --json gives all of them", findings.len() - MAX_PRINTED));
+            self.remark(&format!("and {} more; --json gives all of them", findings.len() - MAX_PRINTED));
         }
     }
 
@@ -90,7 +90,7 @@ impl Ui {
     pub fn fail(&mut self, error: &CommandError) -> u8 {
         if error.code == exit::USAGE && !self.json {
             for finding in &error.findings {
-                self.to_stderr(&format!("error: {}", printable_lines(&finding.message)));
+                self.remark(&format!("error: {}", printable_lines(&finding.message)));
             }
             return error.code;
         }
@@ -126,7 +126,7 @@ impl Ui {
             // The reader has gone, as `head` does: git ends without a word too.
             Some(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(code),
             Some(error) => {
-                self.to_stderr(&format!("error: the result could not be printed: {error}; what the command did is done"));
+                self.remark(&format!("error: the result could not be printed: {error}; what the command did is done"));
                 ExitCode::from(exit::UNPRINTED)
             }
             None => ExitCode::from(code),
@@ -142,7 +142,7 @@ impl Ui {
     }
 
     /// A message that nobody can be told of: standard error itself is broken.
-    fn to_stderr(&mut self, text: &str) {
+    fn remark(&mut self, text: &str) {
         drop(writeln!(io::stderr().lock(), "{text}"));
     }
 }

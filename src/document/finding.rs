@@ -109,7 +109,9 @@ codes! {
     NonDeterministic = "non-deterministic": "The same state and executor gave two different results.",
     ArtifactEdited = "artifact-edited": "A generated file was edited by somebody, and would be overwritten.",
     ArtifactBlocked = "artifact-blocked": "Something stands in the way of a file that is to be written.",
+    LockStale = "lock-stale": "A lock that a killed process left was put aside.",
     LedgerTorn = "ledger-torn": "The newest ledger record was torn and was left out.",
+    PhaseNotRun = "phase-not-run": "A phase is configured that this version does not run.",
     MemoInvalid = "memo-invalid": "A memoized decision is not what its key says, and was not used.",
 }
 
@@ -251,6 +253,17 @@ mod tests {
             assert!(seen.insert(text), "{text} is used twice");
             assert!(text.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{text}");
             assert!(code.meaning().ends_with('.'), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_reference_page_has_every_code() {
+        let page = include_str!("../../docs/findings.md");
+        for unreadable in [true, false] {
+            let rows = Code::ALL.iter().filter(|code| code.is_unreadable() == unreadable);
+            let rows: String = rows.map(|code| format!("| `{code}` | {} |\n", code.meaning())).collect();
+            let table = format!("| code | meaning |\n|---|---|\n{rows}");
+            assert!(page.contains(&table), "docs/findings.md lacks this table:\n{table}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! The JSON Schema of every document kind, embedded in the program, and reading a document by it.
 
+use jsonschema::ValidationError;
+use jsonschema::error::ValidationErrorKind;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -140,8 +142,14 @@ pub fn validate_by(schema: &Value, schema_path: &str, title: &str, path: &str, b
         }
     };
     let violations = validator.iter_errors(value).take(MAX_VIOLATIONS);
-    let finding = |error: jsonschema::ValidationError<'_>| {
-        let pointer = error.instance_path().to_string();
+    let finding = |error: ValidationError<'_>| {
+        let mut pointer = error.instance_path().to_string();
+        // The member that should not be there, rather than the object that has it.
+        if let ValidationErrorKind::AdditionalProperties { unexpected } = error.kind()
+            && let Some(name) = unexpected.first()
+        {
+            pointer = format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"));
+        }
         let place = if pointer.is_empty() { "the whole document".to_owned() } else { pointer.clone() };
         let message = format!("the {title} {path} breaks its schema at {place}: {}", bounded(&error.to_string()));
         Finding::error(Code::DocumentSchema, message)

@@ -96,6 +96,7 @@ pub fn run(store: &Store, options: &Options<'_>) -> Result<Report, PipelineError
     let key = r#gen::key(&input);
     settle.key = Some(key.clone());
     settle.later = pipeline.document.later_sections();
+    settle.tell_later();
     if options.mode == Mode::DryRun {
         return Ok(settle.passed());
     }

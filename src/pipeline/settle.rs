@@ -19,7 +19,7 @@ use crate::document::path::RepoPath;
 use crate::document::phase::Phase;
 use crate::document::record::{Links, PhaseStatus, Record, RecordEvent, RecordedFinding, RecordedPhase};
 use crate::document::run_ledger::{CacheUse, RunLedger};
-use crate::gate::paths::is_evidence;
+use crate::gate::paths::{PIPELINE_PATH, is_evidence};
 use crate::phase::r#gen::{Produced, RUN_LEDGER_PATH};
 use crate::phase::{Evidence, path};
 use crate::store::cache::EVIDENCE;
@@ -92,6 +92,7 @@ impl<'a> Settle<'a> {
     }
 
     fn report(&mut self, outcome: Outcome, event: Event, r#gen: PhaseStatus, ended: Ended) -> Report {
+        self.findings.extend(self.store.take_healed());
         let command = if self.mode == Mode::Status { "status" } else { "run" };
         let document = RunDocument {
             schema_version: SCHEMA_VERSION,
@@ -109,6 +110,16 @@ impl<'a> Settle<'a> {
             findings: std::mem::take(&mut self.findings),
         };
         Report { document, ended, work_tree: None }
+    }
+
+    /// Says which configured phases are not run, so that nobody takes their silence for their consent.
+    pub fn tell_later(&mut self) {
+        for phase in &self.later {
+            let message = format!(
+                "{phase} is configured, and this version of git cbia does not run it: nothing of it is checked or applied"
+            );
+            self.findings.push(Finding::warning(Code::PhaseNotRun, message).at(PIPELINE_PATH));
+        }
     }
 
     /// A dry run that passed the gates.

@@ -152,6 +152,7 @@ pub fn located(code: Code, message: &str, file: Option<&str>) -> Finding {
     let line = parts.next().and_then(|text| text.parse::<u64>().ok());
     let place = parts.next();
     let finding = Finding::error(code, reason.chars().take(1000).collect::<String>());
+    let finding = finding.hint("mend the policy; git cbia policy test runs its tests");
     match (place.or(file), line, column) {
         (Some(file), Some(line), Some(column)) => finding.at(file).on(line, column),
         (Some(file), ..) => finding.at(file),

@@ -224,7 +224,12 @@ fn findings_of(query: &str, explain: &ExplainDocument) -> Vec<Finding> {
         // A rule that is missing, undefined or no boolean has been told already.
         if !told && explain.errors.is_empty() {
             let line = explain.explain.iter().find(|line| line.strip_prefix(name.as_str()).is_some_and(|l| l.starts_with(':')));
-            let finding = Finding::error(code, line.cloned().unwrap_or_else(|| format!("{name}: FAIL")));
+            let said = match query.strip_suffix(name.as_str()) {
+                // The deciding rule itself: there is no check to name.
+                Some(_) => format!("{query} is false, and the policy gives no reason"),
+                None => line.cloned().unwrap_or_else(|| format!("{name}: FAIL")),
+            };
+            let finding = Finding::error(code, said);
             findings.push(match &check.location {
                 Some(at) => finding.at(&at.file).on(at.row, at.col),
                 None => finding,
@@ -233,6 +238,9 @@ fn findings_of(query: &str, explain: &ExplainDocument) -> Vec<Finding> {
     }
     if findings.is_empty() {
         findings.push(Finding::error(code, format!("{query} is not true, and the policy gives no reason")));
+    }
+    for finding in findings.iter_mut().filter(|finding| finding.hint.is_none()) {
+        finding.hint = Some("change what the policy objects to, or the policy; git cbia policy test runs its tests".to_owned());
     }
     let more = findings.len().saturating_sub(MAX_FINDINGS);
     findings.truncate(MAX_FINDINGS);

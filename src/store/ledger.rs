@@ -118,8 +118,19 @@ impl Store {
             }
         };
         self.note_tip(id, append.durability).map_err(StoreError::Journal)?;
+        self.sweep_locks();
         drop(guard);
         Ok(Appended { id, findings })
+    }
+
+    /// Removes the lock files of generations that were killed. The kernel let go of the locks; taking one and letting it go takes its file away.
+    fn sweep_locks(&self) {
+        let Ok(entries) = std::fs::read_dir(self.common_dir().join("cbia")) else { return };
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        for name in names.filter(|name| name.starts_with("gen-")).filter_map(|name| name.strip_suffix(".lock").map(str::to_owned))
+        {
+            drop(self.lock(&name, Some(Duration::ZERO)));
+        }
     }
 
     /// The newest record that is whole. One that is torn is left out, told, and the ref is set back.

@@ -2,12 +2,15 @@
 
 use std::fs::{File, TryLockError};
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::Store;
 use crate::document::path::{RepoPath, printable};
+
+/// The longest note of a holder, in bytes.
+const MAX_NOTE: usize = 4096;
 
 /// A held lock; released when dropped, or by the kernel when the process ends.
 #[derive(Debug)]
@@ -45,6 +48,26 @@ impl Guard {
     /// The lock file.
     pub(in crate::store) fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Its path.
+    pub(in crate::store) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the holder before this one was about, and when it wrote that down. A holder that ends in peace takes its note with it, so
+    /// there is one only after a holder that was killed.
+    pub(in crate::store) fn inherited(&self) -> io::Result<Option<(String, SystemTime)>> {
+        let mut bytes = [0; MAX_NOTE];
+        let length = self.file.read_at(&mut bytes, 0)?;
+        let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
+        Ok(if text.is_empty() { None } else { Some((text, self.file.metadata()?.modified()?)) })
+    }
+
+    /// Writes down what this holder is about, for the one that comes after it if it is killed.
+    pub(in crate::store) fn note(&self, text: &str) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.write_all_at(text.as_bytes(), 0)
     }
 }
 

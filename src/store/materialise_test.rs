@@ -113,9 +113,9 @@ fn what_is_in_place_is_not_read() {
     let before = atime("a");
     assert_eq!(run(&f, &[("a", "1\n"), ("d/b", "2\n"), ("z", "")]).in_place, 3);
     assert_eq!(atime("a"), before);
-    let _ = run(&f, &[("a", "1\n"), ("d/b", "2\n"), ("z", "")]);
+    drop(run(&f, &[("a", "1\n"), ("d/b", "2\n"), ("z", "")]));
     let settled = std::fs::read(&cache).unwrap();
-    let _ = run(&f, &[("a", "1\n"), ("d/b", "2\n"), ("z", "")]);
+    drop(run(&f, &[("a", "1\n"), ("d/b", "2\n"), ("z", "")]));
     assert_eq!(std::fs::read(&cache).unwrap(), settled, "nothing was learnt, nothing is written");
     assert!(!saved.is_empty());
 }

@@ -36,6 +36,7 @@ pub type Oid = gix::ObjectId;
 pub struct Store {
     pub(in crate::store) repo: gix::Repository,
     pub(in crate::store) read_only: bool,
+    pub(in crate::store) healed: std::cell::RefCell<Vec<crate::document::finding::Finding>>,
 }
 
 /// Removes lock files that this process holds when it ends by SIGINT, SIGTERM, SIGHUP or SIGQUIT. First thing in `main`.

@@ -9,12 +9,14 @@ use super::{Oid, Store};
 use crate::document::path::printable;
 
 /// How a repository is opened.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
     /// Whether `GIT_DIR`, `GIT_CEILING_DIRECTORIES` and the like are honoured.
     pub from_environment: bool,
     /// Refuses every write: for hooks that run inside git's quarantine.
     pub read_only: bool,
+    /// Settings of `git -c`, as `key=value`: they win over those of files.
+    pub overrides: Vec<String>,
 }
 
 /// Why a repository was not opened.
@@ -103,8 +105,8 @@ impl Store {
     /// directory. Replace refs and grafts are off: objects are what their names say.
     pub fn open_with(start: &Path, options: OpenOptions) -> Result<Self, OpenError> {
         let trust = || gix::sec::trust::Mapping {
-            full: open_options(gix::sec::Trust::Full),
-            reduced: open_options(gix::sec::Trust::Reduced),
+            full: open_options(gix::sec::Trust::Full, &options.overrides),
+            reduced: open_options(gix::sec::Trust::Reduced, &options.overrides),
         };
         let found = if options.from_environment {
             let search = gix::discover::upwards::Options { match_ceiling_dir_or_error: false, ..Default::default() };
@@ -121,7 +123,7 @@ impl Store {
         check_extensions(&repo)?;
         // Only git's network services look at a namespace; refs/cbia/ is one place for all of them.
         drop(repo.clear_namespace());
-        Ok(Self { repo, read_only: options.read_only })
+        Ok(Self { repo, read_only: options.read_only, healed: Default::default() })
     }
 
     /// This work tree's own git directory.
@@ -218,9 +220,10 @@ impl Store {
     }
 }
 
-fn open_options(trust: gix::sec::Trust) -> gix::open::Options {
+fn open_options(trust: gix::sec::Trust, overrides: &[String]) -> gix::open::Options {
     use gix::sec::trust::DefaultForLevel as _;
-    gix::open::Options::default_for_level(trust).config_overrides(["core.useReplaceRefs=false"])
+    let options = gix::open::Options::default_for_level(trust).cli_overrides(overrides.iter().map(String::as_str));
+    options.config_overrides(["core.useReplaceRefs=false"])
 }
 
 fn refusal(start: &Path, source: gix::Error) -> OpenError {

@@ -733,7 +733,7 @@ mod tests {
                 assert_eq!(published.reused, count - 1);
                 assert_eq!(repo.store().read_blob(&ids[0], 100).unwrap(), contents[0]);
                 repo.fsck();
-                if packs(&repo).len() > 0 {
+                if !packs(&repo).is_empty() {
                     break;
                 }
             }
@@ -793,7 +793,7 @@ mod tests {
     #[test]
     fn nothing_is_written_to_a_repository_opened_for_reading() {
         let repo = Repo::new();
-        let options = super::super::open::OpenOptions { read_only: true, from_environment: false };
+        let options = super::super::open::OpenOptions { read_only: true, ..Default::default() };
         let store = Store::open_with(&repo.path(), options).unwrap();
         assert!(matches!(Batch::new(&store), Err(WriteError::ReadOnly)));
     }

@@ -18,6 +18,7 @@ use gix::bstr::{BString, ByteSlice as _};
 use super::durable::Durability;
 use super::lock::{Guard, LockError};
 use super::{Oid, Store};
+use crate::document::finding::{Code, Finding};
 use crate::document::path::{check_component, printable};
 
 /// Where all our refs are.
@@ -224,8 +225,10 @@ impl Store {
             Err(source) => return Err(RefError::Lock { name: name.clone(), source }),
         };
         let path = self.common_dir().join(name.as_str());
+        let noted = |source| RefError::Io { action: "write", path: path.clone(), source };
+        let mut stale_lock = self.clear_after_death(&guard).map_err(noted)?;
+        guard.note(&format!("{}\n{}\n", name.as_str(), new.map(|id| id.to_string()).unwrap_or_default())).map_err(noted)?;
         self.refuse_nested(name, new)?;
-        let mut stale_lock = None;
         let Some(lock) = self.lock_file(&path, &guard, &mut stale_lock)? else {
             return Ok(Update { outcome: Cas::Busy, stale_lock });
         };
@@ -239,7 +242,39 @@ impl Store {
             (true, None) if current.is_none() => Cas::Done,
             (true, None) => self.delete(name, &path, &guard, &mut stale_lock, durability)?,
         };
+        if let Some(aside) = &stale_lock {
+            let message = format!("a lock on {name} that a killed process left was put aside");
+            self.healed
+                .borrow_mut()
+                .push(Finding::warning(Code::LockStale, message).at(name).hint(format!("it is kept as {}", aside.display())));
+        }
         Ok(Update { outcome, stale_lock })
+    }
+
+    /// What was healed since this was last asked, for the command to tell.
+    pub fn take_healed(&self) -> Vec<Finding> {
+        self.healed.take()
+    }
+
+    /// Puts aside the ref lock that a killed git cbia left, at once and whatever its age: it wrote down which one it was about to take, and
+    /// a lock with what it was about to write in it, or still empty and no younger, can be nobody else's.
+    fn clear_after_death(&self, guard: &Guard) -> io::Result<Option<PathBuf>> {
+        let Some((note, written)) = guard.inherited()? else { return Ok(None) };
+        let mut lines = note.lines();
+        let (Some(name), Some(id)) = (lines.next().and_then(|line| line.parse::<RefName>().ok()), lines.next()) else {
+            return Ok(None);
+        };
+        let lock = self.common_dir().join(format!("{}.lock", name.as_str()));
+        let metadata = match std::fs::symlink_metadata(&lock) {
+            Ok(metadata) if metadata.is_file() && metadata.len() <= 128 => metadata,
+            _ => return Ok(None),
+        };
+        let held = std::fs::read_to_string(&lock).unwrap_or_default();
+        let younger = metadata.modified()?.duration_since(written).is_ok_and(|after| after > LOCK_WAIT + LOCK_WAIT);
+        if (held.is_empty() && !younger) || (!id.is_empty() && held.trim_end() == id) {
+            return rename_aside(&lock, guard).map(Some);
+        }
+        Ok(None)
     }
 
     /// Sets a ref whose file is damaged, as a power cut leaves it, to `new`; a ref that can be read is left alone.
@@ -479,14 +514,19 @@ fn put_aside(path: &Path, guard: &Guard, stale_lock: &mut Option<PathBuf>) -> io
     clock.write_all(b"\n")?;
     let now = clock.metadata()?.modified()?;
     if now.duration_since(made).is_ok_and(|age| age >= STALE_AFTER) {
-        let mut aside = lock.clone().into_os_string();
-        // A ref name cannot end in ".lock", so git takes neither name for a ref.
-        aside.push(".stale.lock");
-        std::fs::rename(&lock, &aside)?;
-        *stale_lock = Some(PathBuf::from(aside));
+        *stale_lock = Some(rename_aside(&lock, guard)?);
         return Ok(true);
     }
     Ok(false)
+}
+
+/// Keeps a stale lock beside our own locks, out of the way of git and of people who look for locks.
+fn rename_aside(lock: &Path, guard: &Guard) -> io::Result<PathBuf> {
+    let folder = guard.path().parent().unwrap_or(lock).join("stale");
+    std::fs::create_dir_all(&folder)?;
+    let aside = folder.join(lock.file_stem().unwrap_or(lock.as_os_str()));
+    std::fs::rename(lock, &aside)?;
+    Ok(aside)
 }
 
 /// Removes `path` and the directories in it; `false` if there is a file.
@@ -699,7 +739,7 @@ mod tests {
     fn nothing_is_changed_in_a_repository_opened_for_reading() {
         let repo = Repo::new();
         let id = repo.commit(&[("f", "a")]);
-        let options = super::super::open::OpenOptions { read_only: true, from_environment: false };
+        let options = super::super::open::OpenOptions { read_only: true, ..Default::default() };
         let store = Store::open_with(&repo.path(), options).unwrap();
         let error = store.cas(&name("refs/cbia/x"), None, Some(id), Durability::Full).unwrap_err();
         assert!(matches!(error, RefError::ReadOnly { .. }));

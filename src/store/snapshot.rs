@@ -376,7 +376,7 @@ pub(in crate::store) fn scan_tree(
         };
         let data = object::read(repo, &id, Kind::Tree, 256 << 20).map_err(wrap(&folder))?;
         for entry in gix::objs::TreeRefIter::from_bytes(&data, repo.object_hash()) {
-            let entry = entry.map_err(|source| ScanError::Index(source.into()))?;
+            let entry = entry.map_err(ScanError::Index)?;
             let path = join(&folder, entry.filename);
             if found.is_full() {
                 return Ok(());

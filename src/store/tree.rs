@@ -223,7 +223,9 @@ impl Store {
 /// Adds the tree objects of `tree` to `batch`; the id is that of the top.
 pub fn write_tree(batch: &mut Batch<'_>, tree: &Tree) -> Result<Oid, WriteError> {
     let files: HashSet<&str> = tree.keys().map(RepoPath::as_str).collect();
-    let mut folders: BTreeMap<&str, Vec<(&str, &[u8], Oid)>> = BTreeMap::from([("", Vec::new())]);
+    /// Name, mode and object of an entry.
+    type Entry<'a> = (&'a str, &'a [u8], Oid);
+    let mut folders: BTreeMap<&str, Vec<Entry<'_>>> = BTreeMap::from([("", Vec::new())]);
     for (path, leaf) in tree {
         let path = path.as_str();
         for (end, _) in path.match_indices('/') {

@@ -321,10 +321,10 @@ impl Scanner<'_, '_> {
                 Err(source) => return Err(ScanError::Object { path: path.as_str().to_owned(), source }),
             }
         }
-        self.from_disk(path, &FileStat::from(&stat))
+        self.disk_file(path, &FileStat::from(&stat))
     }
 
-    fn from_disk(&mut self, path: &RepoPath, stat: &FileStat) -> Result<Option<SourceFile>, ScanError> {
+    fn disk_file(&mut self, path: &RepoPath, stat: &FileStat) -> Result<Option<SourceFile>, ScanError> {
         let filters = self.cleaner.fingerprint(path)?;
         if let Some(Entry { id, sha256, bytes, .. }) = self.stats.input(path, stat, filters) {
             return Ok(Some(SourceFile { id, sha256, bytes, content: Content::File(path.clone()) }));

@@ -1,3 +1,15 @@
 //! The one integration test binary: the real program against real git.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests, which the lint does not see as tests")]
 
+mod commands;
+mod concurrency;
+mod determinism;
+mod keys;
+mod main_job;
+mod poison;
 mod policy_cage;
+mod refusals;
+mod support;
+mod tidy;
+mod worktree;
+mod usage;
