@@ -151,13 +151,13 @@ pub fn run(store: &Store, options: &Options<'_>) -> Result<Report, PipelineError
 fn known(admitted: &Admitted<'_>, settle: &mut Settle<'_>) -> Result<Option<Work>, PipelineError> {
     if let Some(tip) = admitted.store.run_tip(&admitted.state_key, &admitted.executor_key)? {
         match admitted.stored(tip)? {
-            Ok(output) => return Ok(Some(Work { output, origin: Origin::Run, bytes: None })),
+            Ok((output, whole)) => return Ok(Some(Work { output, origin: Origin::Run, bytes: None, whole: Some(whole) })),
             Err(finding) => settle.put_aside_run(admitted, tip, finding)?,
         }
     }
     match admitted.cached()? {
         Ok(None) => Ok(None),
-        Ok(Some(output)) => Ok(Some(Work { output, origin: Origin::Cache, bytes: None })),
+        Ok(Some(output)) => Ok(Some(Work { output, origin: Origin::Cache, bytes: None, whole: None })),
         Err(finding) => {
             settle.put_aside_entry(admitted, finding)?;
             Ok(None)
