@@ -3,6 +3,7 @@
 //! The floors, from the ground up; a module names lower floors only (`tests/it/tidy.rs` holds it):
 //! `document` (values), `store`, `gate`, `artifact`, `policy`, `executor`, `verify`, `phase`, `pipeline`, `cli`.
 
+pub mod artifact;
 pub mod cli;
 pub mod document;
 pub mod executor;

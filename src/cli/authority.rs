@@ -114,11 +114,11 @@ fn add(context: &Context<'_>, files: &[PathBuf], id: Option<&str>, title: Option
         }
     };
     if ledger.frozen == Some(true) {
-        let finding = Finding::error(Code::AuthorityNotFrozen, "the authority ledger is frozen, so nothing can be added to it")
+        let finding = Finding::error(Code::AuthorityFrozen, "the authority ledger is frozen, so nothing can be added to it")
             .at(LEDGER_PATH);
         return Err(CommandError::all(
             exit::DENIED,
-            vec![finding.hint("git cbia authority thaw, add, git cbia authority freeze")],
+            vec![finding.hint("git cbia authority thaw && git cbia authority add <file> && git cbia authority freeze")],
         ));
     }
     let paths = files.iter().map(|file| context.environment.repo_path(context.store, file)).collect::<Result<Vec<_>, _>>()?;

@@ -69,7 +69,12 @@ impl From<OpenError> for CommandError {
             OpenError::UnknownExtension { .. } => "a newer git cbia may know it".to_owned(),
             OpenError::Unreadable { .. } => "git status says what git thinks of it".to_owned(),
         };
-        Self::failed(exit::UNREADABLE, &error, Some(&hint))
+        let mut failed = Self::failed(exit::UNREADABLE, &error, Some(&hint));
+        if let OpenError::NotFound { .. } = error {
+            // What the search says below this says the same again.
+            failed.findings[0].message = error.to_string();
+        }
+        failed
     }
 }
 

@@ -23,13 +23,7 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
     for entry in &records {
         let subject = entry.commit.message.lines().next().unwrap_or_default();
         let (who, when) = identity(&entry.commit.committer);
-        ui.line(&format!(
-            "{} {when} {:<8} {} ({})",
-            entry.id.to_hex_with_len(12),
-            entry.record.event.as_str(),
-            printable(subject),
-            printable(&who)
-        ));
+        ui.line(&format!("{} {when} {} ({})", entry.id.to_hex_with_len(12), printable(subject), printable(&who)));
         told.push(json!({"record": entry.id.to_string(), "committer": entry.commit.committer, "subject": subject, "document": to_value(&entry.record)}));
     }
     ui.result(json!({ "records": told }), &[]);

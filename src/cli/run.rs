@@ -39,6 +39,7 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
         super::status::print_misses(&report.document, ui);
     }
     print(&report.document, ui);
+    ui.line(&verdict(&report, mode));
     if let Some(done) = report.work_tree.as_ref().filter(|_| report.ended == Ended::Done) {
         let removed = done.removed.len();
         let strays = if removed == 0 { String::new() } else { format!(", {removed} no longer generated and removed") };
@@ -46,6 +47,19 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
     }
     ui.document(&report.document);
     Ok(code(report.ended))
+}
+
+/// What it all comes to, in one line.
+fn verdict(report: &Report, mode: Mode) -> String {
+    let stopped = report.document.phases.iter().find(|phase| phase.status == PhaseStatus::Failed);
+    let at = stopped.map_or("GEN", |phase| phase.phase.as_str());
+    match (report.ended, mode) {
+        (Ended::Done, Mode::Run) => "admitted".to_owned(),
+        (Ended::Done, _) => "would be admitted".to_owned(),
+        (Ended::Denied | Ended::Unreadable, _) => format!("denied at {at}: nothing was generated"),
+        (Ended::ExecutorFailed, _) => format!("failed at {at}: nothing was generated"),
+        (Ended::Refused, _) => "refused: the run is stored, and nothing in the work tree was changed".to_owned(),
+    }
 }
 
 /// Runs the pipeline with what the command line and the environment say.

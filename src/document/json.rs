@@ -157,13 +157,30 @@ pub fn escape(key: &str) -> String {
 
 /// RFC 8785 canonical JSON.
 pub fn canonical(value: &Value) -> Vec<u8> {
+    // Where every key is ASCII and every number an integer, what serde_json writes is canonical already, in a tenth of the time.
+    if is_plain(value)
+        && let Ok(bytes) = serde_json::to_vec(value)
+    {
+        return bytes;
+    }
     // A `Value` has string keys and finite numbers only, which is all that canonicalization can fail on.
     serde_json_canonicalizer::to_vec(value).unwrap_or_default()
 }
 
+/// Whether a value needs neither keys in the order of UTF-16 nor the number format of ECMAScript.
+fn is_plain(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(_) | Value::String(_) => true,
+        Value::Number(number) => number.as_i64().is_some_and(|n| n.unsigned_abs() <= MAX_SAFE_INTEGER),
+        Value::Array(values) => values.iter().all(is_plain),
+        Value::Object(members) => members.iter().all(|(key, value)| key.is_ascii() && is_plain(value)),
+    }
+}
+
 /// How emitted documents are written: sorted keys, two spaces, LF, a final newline.
 pub fn pretty(value: &Value) -> Vec<u8> {
-    let mut bytes = format!("{value:#}").into_bytes();
+    // A `Value` has string keys and finite numbers only, which is all that writing it into memory can fail on.
+    let mut bytes = serde_json::to_vec_pretty(value).unwrap_or_default();
     bytes.push(b'\n');
     bytes
 }
@@ -338,6 +355,22 @@ mod tests {
         let value = parse(b"{\"b\":[1,{}],\"a\":\"\xc3\xa9\"}").unwrap();
         assert_eq!(pretty(&value), "{\n  \"a\": \"é\",\n  \"b\": [\n    1,\n    {}\n  ]\n}\n".as_bytes());
         assert_eq!(canonical(&value), "{\"a\":\"é\",\"b\":[1,{}]}".as_bytes());
+    }
+
+    #[test]
+    fn the_short_way_to_canonical_json_gives_the_same_bytes() {
+        let every_ascii: String = (0..=0x7f).map(char::from).collect();
+        let texts = [every_ascii.as_str(), "\u{80}\u{2028}\u{2029}\u{fb33}\u{1f600}\u{feff}\u{ffff}"];
+        let numbers = [0, 1, -1, 1 << 31, MAX_SAFE_INTEGER as i64, -(MAX_SAFE_INTEGER as i64)];
+        for value in [
+            serde_json::json!({ every_ascii.as_str(): texts, "b": numbers, "": [[], {}, null, true, false] }),
+            serde_json::json!({ "a\u{e9}": 1, "a\u{1f600}": 2, "a\u{fb33}": 3 }),
+            serde_json::json!([1.5, 1e21, 1e-7, -0.0, 100.0]),
+            serde_json::json!([MAX_SAFE_INTEGER + 2]),
+        ] {
+            assert_eq!(canonical(&value), serde_json_canonicalizer::to_vec(&value).unwrap(), "{value}");
+            assert_eq!(pretty(&value), format!("{value:#}\n").into_bytes());
+        }
     }
 
     #[test]

@@ -116,12 +116,28 @@ pub enum Format {
     Text,
 }
 
-/// How artifacts are kept or pruned.
+/// How artifacts are kept or pruned: by a query or by rules, never both.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Select {
     /// The Rego query that decides.
-    pub query: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
+    /// In declared order; the first that matches applies, and every artifact must be matched by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<Vec<SelectRule>>,
+}
+
+/// Whether some artifacts are kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SelectRule {
+    /// Pattern of artifact paths.
+    pub paths: String,
+    /// Whether they are kept.
+    pub keep: bool,
+    /// Why.
+    pub reason: String,
 }
 
 /// The layout of the final package.

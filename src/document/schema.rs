@@ -66,6 +66,12 @@ kinds! {
     CacheKey "control/cache/cache_key.schema.json": "cache key",
     CacheMeta "schemas/cache.meta.schema.json": "cache entry",
     Record "schemas/record.schema.json": "ledger record",
+    CheckReport "schemas/check.report.schema.json": "check report",
+    RepairCapsule "control/repair/repair_capsule.schema.json": "repair capsule",
+    RepairReport "schemas/repair.report.schema.json": "repair report",
+    Metadata "schemas/struct.metadata.schema.json": "artifact metadata",
+    Selection "schemas/selection.schema.json": "selection",
+    FlowManifest "schemas/flow.manifest.schema.json": "package manifest",
 }
 
 /// At most this many schema violations of one document are told.
@@ -124,40 +130,99 @@ pub fn validate(kind: Kind, path: &str, bytes: &[u8], value: &Value) -> Vec<Find
     validate_by(&schema, kind.schema_path(), kind.title(), path, bytes, value)
 }
 
-/// What of `value` does not satisfy `schema`, which a message calls `schema_path`. References to anything outside the schema are
-/// refused, formats are asserted, and patterns run in linear time.
+/// What of `value` does not satisfy `schema`, which a message calls `schema_path`.
 pub fn validate_by(schema: &Value, schema_path: &str, title: &str, path: &str, bytes: &[u8], value: &Value) -> Vec<Finding> {
-    let validator = jsonschema::options()
-        .with_draft(jsonschema::Draft::Draft202012)
-        .offline()
-        .should_validate_formats(true)
-        .should_ignore_unknown_formats(false)
-        .with_pattern_options(jsonschema::PatternOptions::regex())
-        .build(schema);
-    let validator = match validator {
+    let validator = match Validator::new(schema, schema_path) {
         Ok(validator) => validator,
-        Err(error) => {
-            let message = format!("the schema {schema_path} cannot be used: {}", bounded(&error.to_string()));
-            return vec![Finding::error(Code::SchemaInvalid, message).at(schema_path).hint(format!("mend {schema_path}"))];
-        }
+        Err(finding) => return vec![finding],
     };
-    let violations = validator.iter_errors(value).take(MAX_VIOLATIONS);
-    let finding = |error: ValidationError<'_>| {
-        let mut pointer = error.instance_path().to_string();
-        // The member that should not be there, rather than the object that has it.
-        if let ValidationErrorKind::AdditionalProperties { unexpected } = error.kind()
-            && let Some(name) = unexpected.first()
-        {
-            pointer = format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"));
-        }
-        let place = if pointer.is_empty() { "the whole document".to_owned() } else { pointer.clone() };
-        let message = format!("the {title} {path} breaks its schema at {place}: {}", bounded(&error.to_string()));
+    let finding = |violation: Violation| {
+        let place = if violation.pointer.is_empty() { "the whole document".into() } else { bounded(&violation.pointer) };
+        let message = format!("the {title} {path} breaks its schema at {place}: {}", violation.reason);
         Finding::error(Code::DocumentSchema, message)
             .at(path)
-            .pointing(pointer, bytes)
-            .hint(format!("{schema_path} says what is wanted ({})", error.schema_path()))
+            .hint(format!("{schema_path} says what is wanted ({})", violation.schema_pointer))
+            .pointing(violation.pointer, bytes)
     };
-    violations.map(finding).collect()
+    validator.violations(value).take(MAX_VIOLATIONS).map(finding).collect()
+}
+
+/// A JSON Schema that is ready to be asked about many documents. References to anything outside the schema are refused, formats
+/// are asserted, and patterns run in linear time.
+pub struct Validator {
+    schema: Value,
+    built: jsonschema::Validator,
+}
+
+/// One way in which a value does not satisfy a schema. Texts are bounded and escaped.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// RFC 6901 pointer of the value, or of the member that should not be there.
+    pub pointer: String,
+    /// RFC 6901 pointer of the rule in the schema.
+    pub schema_pointer: String,
+    /// The required member that is absent, if that is what is wrong.
+    pub missing: Option<String>,
+    /// What is wrong.
+    pub reason: String,
+    /// The rule: its keyword and value.
+    pub expected: String,
+    /// The value, or what kind of value it is.
+    pub got: String,
+}
+
+impl Validator {
+    /// Prepares `schema`, which a message calls `schema_path`.
+    pub fn new(schema: &Value, schema_path: &str) -> Result<Self, Finding> {
+        let built = jsonschema::options()
+            .with_draft(jsonschema::Draft::Draft202012)
+            .offline()
+            .should_validate_formats(true)
+            .should_ignore_unknown_formats(false)
+            .with_pattern_options(jsonschema::PatternOptions::regex())
+            .build(schema);
+        let refused = |error: ValidationError<'_>| {
+            let message = format!("the schema {schema_path} cannot be used: {}", bounded(&error.to_string()));
+            Finding::error(Code::SchemaInvalid, message).at(schema_path).hint(format!("mend {schema_path}"))
+        };
+        Ok(Self { built: built.map_err(refused)?, schema: schema.clone() })
+    }
+
+    /// What of `value` does not satisfy the schema, one violation at a time.
+    pub fn violations<'a>(&'a self, value: &'a Value) -> impl Iterator<Item = Violation> + 'a {
+        self.built.iter_errors(value).map(|error| {
+            let schema_pointer = error.schema_path().to_string();
+            let keyword = error.kind().keyword().to_owned();
+            let (mut pointer, mut missing) = (error.instance_path().to_string(), None);
+            match error.kind() {
+                ValidationErrorKind::Required { property } => missing = property.as_str().map(str::to_owned),
+                // The member that should not be there, rather than the object that has it.
+                ValidationErrorKind::AdditionalProperties { unexpected } => {
+                    pointer.extend(unexpected.first().map(|name| format!("/{}", json::escape(name))));
+                }
+                _ => {}
+            }
+            let expected = match self.schema.pointer(&schema_pointer) {
+                Some(rule @ (Value::Array(_) | Value::String(_) | Value::Number(_) | Value::Bool(_))) => {
+                    format!("{keyword} {rule}")
+                }
+                _ => keyword,
+            };
+            let got = match &**error.instance() {
+                Value::Array(items) => format!("an array of {}", items.len()),
+                Value::Object(members) => format!("an object of {}", members.len()),
+                scalar => scalar.to_string(),
+            };
+            Violation {
+                pointer,
+                schema_pointer,
+                missing,
+                reason: bounded(&error.to_string()),
+                expected: bounded(&expected),
+                got: bounded(&got),
+            }
+        })
+    }
 }
 
 fn bounded(text: &str) -> String {

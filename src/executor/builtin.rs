@@ -83,7 +83,10 @@ pub fn generate(job: &Job) -> Result<BTreeMap<RepoPath, Vec<u8>>, Vec<Finding>> 
             environment.get_template(template.as_str()).and_then(|template| template.render_captured_to(context, &mut output));
         match rendered {
             Ok(_) => drop(produced.insert(artifact.path.clone(), output.0)),
-            Err(error) => findings.push(failure(&artifact.path, template, &error)),
+            Err(error) => {
+                let what = format!("the artifact {} could not be generated", artifact.path);
+                findings.push(failure(&what, template, &error));
+            }
         }
     }
     if findings.is_empty() { Ok(produced) } else { Err(findings) }
@@ -114,7 +117,7 @@ fn environment(templates: &BTreeMap<RepoPath, Vec<u8>>) -> Result<Environment<'_
             continue;
         };
         if let Err(error) = environment.add_template(path.as_str(), source) {
-            findings.push(failure(path, path, &error));
+            findings.push(failure(&format!("the template {path} cannot be parsed"), path, &error));
         }
     }
     if findings.is_empty() { Ok(environment) } else { Err(findings) }
@@ -133,7 +136,7 @@ fn to_json(value: Jinja) -> Result<String, Error> {
     Ok(format!("{value:#}"))
 }
 
-fn failure(artifact: &RepoPath, template: &RepoPath, error: &Error) -> Finding {
+fn failure(what: &str, template: &RepoPath, error: &Error) -> Finding {
     let mut cause = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {
@@ -143,7 +146,7 @@ fn failure(artifact: &RepoPath, template: &RepoPath, error: &Error) -> Finding {
     let too_large = cause.contains(TOO_LARGE);
     let code = if too_large { Code::OutputTooLarge } else { Code::TemplateFailed };
     let place = error.name().unwrap_or(template.as_str()).to_owned();
-    let message = format!("the artifact {artifact} could not be generated: {}", printable(&cause));
+    let message = format!("{what}: {}", printable(&cause));
     let finding = Finding::error(code, message).at(&place);
     let finding = match error.line() {
         Some(line) => finding.on(line as u64, 1),

@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use super::PipelineError;
 use super::inputs::Inputs;
 use crate::document::digest::Digest;
-use crate::document::path::RepoPath;
+use crate::document::path::{PathError, RepoPath};
 use crate::document::phase::Phase;
 use crate::gate::paths::SNAPSHOT_FOLDER;
 use crate::phase::Evidence;
 use crate::store::pack::{Batch, CommitSpec};
-use crate::store::tree::{Leaf, Tree, write_tree};
+use crate::store::tree::{Leaf, Tree, write_tree, write_tree_around};
 use crate::store::{Oid, Store};
 
 /// A phase, sealed: what its commit says.
@@ -36,6 +36,8 @@ pub struct Chain {
     state_key: Digest,
     executor_key: Digest,
     tree: Tree,
+    /// The folder of the snapshot, which no phase changes, once it has been written.
+    snapshot: Option<Oid>,
     /// The phase commits so far, in order.
     pub commits: Vec<(Phase, Oid)>,
     /// The blobs of what was emitted, by path.
@@ -49,7 +51,7 @@ impl Chain {
         for (path, file) in &inputs.files {
             tree.insert(format!("{SNAPSHOT_FOLDER}/{}", path.as_str()).parse()?, Leaf { id: file.id, executable: false });
         }
-        Ok(Self { state_key, executor_key, tree, commits: Vec::new(), emitted: BTreeMap::new() })
+        Ok(Self { state_key, executor_key, tree, snapshot: None, commits: Vec::new(), emitted: BTreeMap::new() })
     }
 
     /// Seals a phase.
@@ -62,7 +64,7 @@ impl Chain {
         for (path, id) in seal.artifacts {
             self.tree.insert(path.clone(), Leaf { id: *id, executable: false });
         }
-        let tree = write_tree(batch, &self.tree)?;
+        let tree = self.write(batch)?;
         let mut message = format!("{}: {}\n\nCbia-Phase: {}\n", seal.phase, seal.summary, seal.phase);
         message.push_str(&format!("Cbia-State-Key: {}\nCbia-Executor-Key: {}\n", self.state_key, self.executor_key));
         if let Some(key) = seal.cache_key {
@@ -75,6 +77,24 @@ impl Chain {
         let id = batch.commit(&CommitSpec::fixed(tree, parents, message))?;
         self.commits.push((seal.phase, id));
         Ok(id)
+    }
+
+    fn write(&mut self, batch: &mut Batch<'_>) -> Result<Oid, PipelineError> {
+        let in_snapshot = |path: &RepoPath| path.is_under(SNAPSHOT_FOLDER);
+        let folder = match self.snapshot {
+            Some(folder) => folder,
+            None => {
+                let below = |path: &RepoPath| path.as_str()[SNAPSHOT_FOLDER.len() + 1..].parse();
+                let files = self.tree.iter().filter(|(path, _)| in_snapshot(path));
+                let files = files.map(|(path, leaf)| Ok((below(path)?, *leaf))).collect::<Result<Tree, PathError>>()?;
+                if files.is_empty() {
+                    return Ok(write_tree(batch, &self.tree)?);
+                }
+                *self.snapshot.insert(write_tree(batch, &files)?)
+            }
+        };
+        let others = self.tree.iter().filter(|(path, _)| !in_snapshot(path)).map(|(path, leaf)| (path.clone(), *leaf)).collect();
+        Ok(write_tree_around(batch, &others, &[(SNAPSHOT_FOLDER, folder)])?)
     }
 
     /// The last phase commit.

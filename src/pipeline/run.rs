@@ -124,33 +124,35 @@ pub fn run(store: &Store, options: &Options<'_>) -> Result<Report, PipelineError
         Ok(produced) => produced,
         Err(findings) => return settle.failed(&inputs, &gates, findings),
     };
-    if let Some(work) = known(&admitted, &mut settle)? {
-        if let Some(produced) = &repeated {
-            let findings = repeat::against_stored(&work.output, produced);
-            if !findings.is_empty() {
-                return settle.failed(&inputs, &gates, findings);
-            }
-        }
-        if options.mode == Mode::Status {
-            return Ok(settle.would_replay(&work));
-        }
-        // A stored artifact that is not what its run says shows only when it is read, which is now.
-        match settle.admitted(&admitted, work)? {
-            Ok(report) => return Ok(report),
-            Err(finding) => settle.refuse_stored(&admitted, finding)?,
+    let found = known(&admitted, &mut settle)?;
+    if let (Some(work), Some(produced)) = (&found, &repeated) {
+        let findings = repeat::against_stored(&work.output, produced);
+        if !findings.is_empty() {
+            return settle.failed(&inputs, &gates, findings);
         }
     }
-    settle.misses = miss::explain(store, &inputs, &key);
+    match found {
+        Some(work) if options.mode == Mode::Status => return Ok(settle.would_replay(&work)),
+        // A stored artifact that is not what its run says shows only when it is read, which is now.
+        Some(work) if work.origin == Origin::Run => match settle.admitted(&admitted, work)? {
+            Ok(report) => return Ok(report),
+            Err(finding) => settle.refuse_stored(&admitted, finding)?,
+        },
+        // The output is known and the run is not: it is one process that admits it, so it waits its turn below.
+        Some(_) => {}
+        None => settle.misses = miss::explain(store, &inputs, &key),
+    }
     if options.mode == Mode::Status {
         return Ok(settle.would_run());
     }
 
     // One execution per key: whoever comes second finds what the first has stored.
     let guard = store.lock(&format!("gen-{}", key.digest()), None)?;
-    if let Some(work) = known(&admitted, &mut settle)?
-        && let Ok(report) = settle.admitted(&admitted, work)?
-    {
-        return Ok(report);
+    if let Some(work) = known(&admitted, &mut settle)? {
+        match settle.admitted(&admitted, work)? {
+            Ok(report) => return Ok(report),
+            Err(finding) => settle.refuse_stored(&admitted, finding)?,
+        }
     }
     let contents = inputs.manifest_contents(store)?;
     let produced = match repeated {
@@ -212,13 +214,13 @@ fn repeat(
 fn known(admitted: &Admitted<'_>, settle: &mut Settle<'_>) -> Result<Option<Work>, PipelineError> {
     if let Some(tip) = admitted.store.run_tip(&admitted.state_key, &admitted.executor_key)? {
         match admitted.stored(tip)? {
-            Ok(output) => return Ok(Some(Work { output, origin: Origin::Run, bytes: None })),
+            Ok((output, whole)) => return Ok(Some(Work { output, origin: Origin::Run, bytes: None, whole: Some(whole) })),
             Err(finding) => settle.put_aside_run(admitted, tip, finding)?,
         }
     }
     match admitted.cached()? {
         Ok(None) => Ok(None),
-        Ok(Some(output)) => Ok(Some(Work { output, origin: Origin::Cache, bytes: None })),
+        Ok(Some(output)) => Ok(Some(Work { output, origin: Origin::Cache, bytes: None, whole: None })),
         Err(finding) => {
             settle.put_aside_entry(admitted, finding)?;
             Ok(None)

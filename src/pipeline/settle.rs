@@ -35,6 +35,8 @@ pub(super) struct Work {
     pub origin: Origin,
     /// The artifacts' bytes, if they are not stored yet.
     pub bytes: Option<BTreeMap<RepoPath, Vec<u8>>>,
+    /// The chain that it comes to, where a stored run was held against it.
+    pub whole: Option<Whole>,
 }
 
 /// Everything a command has come to know, on the way to its report.
@@ -186,7 +188,7 @@ impl<'a> Settle<'a> {
         let ledger = json::emit(&gates.ledger);
         let mut emitted: Evidence = gates.reached.iter().flat_map(|gate| gate.evidence.clone()).collect();
         emitted.insert(path(RUN_LEDGER_PATH), ledger.clone());
-        let items = evidence_items(&mut batch, &emitted)?;
+        let items = evidence_items(&mut batch, &emitted, &BTreeMap::new())?;
         batch.publish(Durability::Full)?;
         // What an earlier run left as evidence would now speak for a state that was refused.
         let work_tree = self.write(items, Strays::Matching(is_evidence))?;
@@ -298,12 +300,12 @@ impl<'a> Settle<'a> {
     pub fn produced(&self, produced: Produced) -> Work {
         let Produced { artifacts, tool_versions } = produced;
         let output = Output { files: Vec::new(), ids: BTreeMap::new(), tools: tool_versions };
-        Work { output, origin: Origin::Executed, bytes: Some(artifacts) }
+        Work { output, origin: Origin::Executed, bytes: Some(artifacts), whole: None }
     }
 
     /// Stores what is new, writes the work tree, and records it. A finding instead of a report says that what was stored is not what it should be.
     pub fn admitted(&mut self, admitted: &Admitted<'_>, work: Work) -> Result<Result<Report, Finding>, PipelineError> {
-        let Work { mut output, origin, bytes } = work;
+        let Work { mut output, origin, bytes, whole } = work;
         let mut batch = Batch::new(self.store)?;
         if let Some(bytes) = bytes {
             let sizes: Vec<(RepoPath, u64)> = bytes.iter().map(|(path, bytes)| (path.clone(), bytes.len() as u64)).collect();
@@ -313,7 +315,10 @@ impl<'a> Settle<'a> {
                 output.files.push(FileEntry { path, sha256, bytes });
             }
         }
-        let whole = admitted.whole(&mut batch, &output)?;
+        let whole = match whole {
+            Some(whole) => whole,
+            None => admitted.whole(&mut batch, &output)?,
+        };
         let hashes: BTreeMap<RepoPath, Digest> = whole.account.artifact_hashes.clone();
         let Some(tip) = whole.chain.tip() else { return Ok(Err(Finding::error(Code::RunInvalid, "the run has no phases"))) };
         if origin == Origin::Run {
@@ -422,7 +427,10 @@ impl<'a> Settle<'a> {
         let mut emitted: Evidence = admitted.gates.reached.iter().flat_map(|gate| gate.evidence.clone()).collect();
         emitted.extend(whole.account.evidence.clone());
         emitted.insert(path(RUN_LEDGER_PATH), json::emit(ledger));
-        let mut items = evidence_items(&mut Batch::new(self.store)?, &emitted)?;
+        let mut known = whole.chain.emitted.clone();
+        // The record's run ledger is not the run's: it says what the cache had to do with it.
+        known.remove(&path(RUN_LEDGER_PATH));
+        let mut items = evidence_items(&mut Batch::new(self.store)?, &emitted, &known)?;
         for file in &output.files {
             if let Some(id) = output.ids.get(&file.path) {
                 let item = WriteItem { id: *id, sha256: file.sha256, source: Source::Blob, class: Class::Artifact };
@@ -449,10 +457,18 @@ impl<'a> Settle<'a> {
     }
 }
 
-fn evidence_items(batch: &mut Batch<'_>, evidence: &Evidence) -> Result<BTreeMap<RepoPath, WriteItem>, PipelineError> {
+/// The evidence as files to write; `known` are the blobs of those that were hashed already.
+fn evidence_items(
+    batch: &mut Batch<'_>,
+    evidence: &Evidence,
+    known: &BTreeMap<RepoPath, Oid>,
+) -> Result<BTreeMap<RepoPath, WriteItem>, PipelineError> {
     let mut items = BTreeMap::new();
     for (path, bytes) in evidence {
-        let id = batch.blob(bytes.clone())?;
+        let id = match known.get(path) {
+            Some(id) => *id,
+            None => batch.blob(bytes.clone())?,
+        };
         let source = Source::Bytes(Arc::from(bytes.as_slice()));
         items.insert(path.clone(), WriteItem { id, sha256: Digest::of(bytes), source, class: Class::Evidence });
     }

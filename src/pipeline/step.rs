@@ -216,9 +216,9 @@ impl Admitted<'_> {
         Ok(Whole { chain, account })
     }
 
-    /// What the stored run at `tip` handed on, if the run is exactly the one that this state and these artifacts come to; otherwise why not.
+    /// What the stored run at `tip` handed on and comes to, if the run is exactly the one that this state and these artifacts come to; otherwise why not.
     /// The artifacts' own bytes are verified when they are used.
-    pub fn stored(&self, tip: Oid) -> Result<Result<Output, Finding>, PipelineError> {
+    pub fn stored(&self, tip: Oid) -> Result<Result<(Output, Whole), Finding>, PipelineError> {
         let short = tip.to_hex_with_len(12).to_string();
         let refuse = |why: String| {
             let finding = Finding::error(Code::RunInvalid, format!("the stored run {short} is refused: {why}"));
@@ -250,7 +250,7 @@ impl Admitted<'_> {
         }
         let whole = self.whole(&mut Batch::new(self.store)?, &output)?;
         if whole.chain.tip() == Some(tip) {
-            return Ok(Ok(output));
+            return Ok(Ok((output, whole)));
         }
         let expected = whole.chain.tree();
         let paths: BTreeSet<&RepoPath> = expected.keys().chain(tree.keys()).collect();

@@ -99,7 +99,10 @@ impl Fixture {
         let own = PathBuf::from(self.git(&["rev-parse", "--absolute-git-dir"])).join("index");
         drop(std::fs::remove_file(&index));
         if own.exists() {
-            std::fs::copy(own, &index).unwrap();
+            std::fs::copy(&own, &index).unwrap();
+            // A copy that is newer than the index it was made from would vouch for files that changed after it: git compares the times.
+            let time = std::fs::metadata(&own).unwrap().modified().unwrap();
+            std::fs::File::options().write(true).open(&index).unwrap().set_modified(time).unwrap();
         }
         let env = [("GIT_INDEX_FILE", index.to_str().unwrap())];
         self.git_env(&["add", "-A", "."], &env);

@@ -415,8 +415,9 @@ impl<'r, 'p, 's> Decision<'r, 'p, 's> {
     }
 
     fn difference(&self, path: &RepoPath, item: &WriteItem, there: &[u8]) -> Result<String, MaterialiseError> {
-        let wanted = item_bytes(self.repo, path, item)?;
-        let texts = (std::str::from_utf8(there), std::str::from_utf8(&wanted));
+        let mut buffer = Vec::new();
+        let wanted = item_bytes(self.repo, path, item, &mut buffer)?;
+        let texts = (std::str::from_utf8(there), std::str::from_utf8(wanted));
         let (Ok(there), Ok(wanted)) = texts else { return Ok("it is not text".into()) };
         if there.len().max(wanted.len()) > MAX_DIFFED {
             return Ok("it is too large to compare line by line".into());
@@ -425,7 +426,7 @@ impl<'r, 'p, 's> Decision<'r, 'p, 's> {
         let count = |tag| diff.iter_all_changes().filter(|change| change.tag() == tag).count();
         let (added, removed) = (count(similar::ChangeTag::Insert), count(similar::ChangeTag::Delete));
         let lines = added.max(removed);
-        Ok(format!("{lines} {} differ", if lines == 1 { "line" } else { "lines" }))
+        Ok(format!("{lines} {}", if lines == 1 { "line differs" } else { "lines differ" }))
     }
 
     fn read(&mut self, path: &RepoPath) -> Result<Option<Vec<u8>>, MaterialiseError> {
@@ -443,30 +444,40 @@ impl<'r, 'p, 's> Decision<'r, 'p, 's> {
     }
 }
 
-/// The bytes of an output, verified against its object id and its SHA-256.
-pub(in crate::store) fn item_bytes(
+/// The bytes of an output, verified against its SHA-256. A stored blob is read into `buffer`; git's own hash of it is not computed as well,
+/// which would cost four times as much and say nothing that the SHA-256 does not.
+pub(in crate::store) fn item_bytes<'b>(
     repo: &gix::Repository,
     path: &RepoPath,
-    item: &WriteItem,
-) -> Result<Arc<[u8]>, MaterialiseError> {
+    item: &'b WriteItem,
+    buffer: &'b mut Vec<u8>,
+) -> Result<&'b [u8], MaterialiseError> {
     let WriteItem { id, sha256, .. } = item;
     let mismatch = |got: String| MaterialiseError::Mismatch { path: path.clone(), wanted: *sha256, got };
-    let bytes: Arc<[u8]> = match &item.source {
+    let lost = |source| MaterialiseError::Object { path: path.clone(), source };
+    let bytes: &[u8] = match &item.source {
         Source::Bytes(bytes) => {
             let hashed = gix::objs::compute_hash(id.kind(), gix::objs::Kind::Blob, bytes)
                 .map_err(|source| ScanError::Hash { path: path.clone(), source })?;
             if hashed != *id {
                 return Err(mismatch(format!("they are the blob {hashed}, not {id}")));
             }
-            bytes.clone()
+            bytes
         }
         Source::Blob => {
-            let read = object::read(repo, id, Kind::Blob, MAX_COMPARED);
-            read.map_err(|source| MaterialiseError::Object { path: path.clone(), source })?.into()
+            object::read_unverified(repo, id, Kind::Blob, MAX_COMPARED, buffer).map_err(lost)?;
+            buffer
         }
     };
-    let got = Digest::of(&bytes);
-    if got == *sha256 { Ok(bytes) } else { Err(mismatch(format!("their SHA-256 is {got}"))) }
+    let got = Digest::of(bytes);
+    if got == *sha256 {
+        return Ok(bytes);
+    }
+    if let Source::Blob = item.source {
+        // Whether the object is damaged, or a whole one is not the one that was wanted.
+        object::read(repo, id, Kind::Blob, MAX_COMPARED).map_err(lost)?;
+    }
+    Err(mismatch(format!("their SHA-256 is {got}")))
 }
 
 /// Removes a stray that is still the file that was decided about, and the folders it leaves empty.

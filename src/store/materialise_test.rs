@@ -232,7 +232,7 @@ fn an_edit_is_told_with_its_size() {
     assert_eq!(done.findings[0].message, "'a' was edited and would be overwritten: 2 lines differ");
     f.write(&[("a", "1\n2\n3\n4\n5\nsix\n")]);
     let done = run(&f, &[("a", "1\n2\n3\n4\n5\n")]);
-    assert_eq!(done.findings[0].message, "'a' was edited and would be overwritten: 1 line differ");
+    assert_eq!(done.findings[0].message, "'a' was edited and would be overwritten: 1 line differs");
 }
 
 #[test]

@@ -184,6 +184,23 @@ impl Store {
 }
 
 pub(in crate::store) fn read(repo: &gix::Repository, id: &Oid, kind: Kind, limit: u64) -> Result<Vec<u8>, ObjectError> {
+    let mut bytes = Vec::new();
+    read_unverified(repo, id, kind, limit, &mut bytes)?;
+    let actual = gix::objs::compute_hash(id.kind(), kind.to_gix(), &bytes).map_err(|source| failure(id, source))?;
+    if actual != *id {
+        return Err(ObjectError::Corrupt { id: *id, what: format!("its bytes hash to {actual}") });
+    }
+    Ok(bytes)
+}
+
+/// The bytes of an object as the database gives them, into `bytes`. Only for a caller that holds them against another digest.
+pub(in crate::store) fn read_unverified(
+    repo: &gix::Repository,
+    id: &Oid,
+    kind: Kind,
+    limit: u64,
+    bytes: &mut Vec<u8>,
+) -> Result<(), ObjectError> {
     use gix::prelude::{FindExt as _, Header as _};
     let header = repo.objects.try_header(id).map_err(|source| failure(id, source))?;
     let header = header.ok_or(ObjectError::Missing { id: *id })?;
@@ -194,17 +211,11 @@ pub(in crate::store) fn read(repo: &gix::Repository, id: &Oid, kind: Kind, limit
     if header.size() > limit {
         return Err(ObjectError::TooLarge { id: *id, size: header.size(), limit });
     }
-    let mut bytes = Vec::new();
-    let found = repo.objects.find(id, &mut bytes).map_err(|source| failure(id, source))?;
-    let found = Kind::from_gix(found.kind);
+    let found = Kind::from_gix(repo.objects.find(id, bytes).map_err(|source| failure(id, source))?.kind);
     if found != kind {
         return Err(ObjectError::WrongKind { id: *id, found, wanted: kind });
     }
-    let actual = gix::objs::compute_hash(id.kind(), kind.to_gix(), &bytes).map_err(|source| failure(id, source))?;
-    if actual != *id {
-        return Err(ObjectError::Corrupt { id: *id, what: format!("its bytes hash to {actual}") });
-    }
-    Ok(bytes)
+    Ok(())
 }
 
 /// gix's reason, sorted: damage is told from absence and from trouble with the file system.

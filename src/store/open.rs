@@ -23,7 +23,7 @@ pub struct OpenOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// There is none here or above.
-    #[error("not a git repository (or any of the parent directories): {}", .start.display())]
+    #[error("not a git repository (or any of the parent directories)")]
     NotFound {
         /// Where the search began.
         start: PathBuf,

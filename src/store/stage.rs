@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::ops::Range;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -20,6 +21,9 @@ const PREFIX: &str = "stage-";
 const HIDDEN_PREFIX: &str = ".git-cbia-stage-";
 /// More threads than this wait for the file system only.
 const MAX_THREADS: usize = 8;
+/// Into how many shares for each thread the writes are divided, and how many writes a share has at most.
+const SHARES: usize = 16;
+const MAX_CHUNK: usize = 256;
 
 /// What became of one output.
 pub(in crate::store) enum Landing {
@@ -110,19 +114,23 @@ impl Stage {
     pub(in crate::store) fn fill(&mut self, repo: &gix::Repository, writes: &[Write<'_>]) -> Result<(), MaterialiseError> {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let threads = cores.min(MAX_THREADS).min(writes.len().div_ceil(16)).max(1);
+        let chunks = chunks(writes, (writes.len() / (threads * SHARES)).clamp(1, MAX_CHUNK));
         let next = AtomicUsize::new(0);
         let failed = Mutex::new(None);
         let shared = repo.clone().into_sync();
         let work = || -> Vec<(usize, FileStat)> {
             let repo = shared.to_thread_local();
-            let mut stats = Vec::new();
-            while let Some((at, write)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, writes.get(at)?))) {
-                match self.write(&repo, write, &self.slots[at].0) {
-                    Ok(stat) => stats.push((at, stat)),
-                    Err(error) => {
-                        next.store(writes.len(), Ordering::Relaxed);
-                        if let Ok(mut failed) = failed.lock() {
-                            *failed = Some(error);
+            let (mut stats, mut buffer) = (Vec::new(), Vec::new());
+            while let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                for at in chunk.clone() {
+                    match self.write(&repo, &writes[at], &self.slots[at].0, &mut buffer) {
+                        Ok(stat) => stats.push((at, stat)),
+                        Err(error) => {
+                            next.store(chunks.len(), Ordering::Relaxed);
+                            if let Ok(mut failed) = failed.lock() {
+                                *failed = Some(error);
+                            }
+                            return stats;
                         }
                     }
                 }
@@ -145,13 +153,19 @@ impl Stage {
         }
     }
 
-    fn write(&self, repo: &gix::Repository, write: &Write<'_>, slot: &[u8]) -> Result<FileStat, MaterialiseError> {
-        let bytes = item_bytes(repo, write.path, write.item)?;
+    fn write(
+        &self,
+        repo: &gix::Repository,
+        write: &Write<'_>,
+        slot: &[u8],
+        buffer: &mut Vec<u8>,
+    ) -> Result<FileStat, MaterialiseError> {
+        let bytes = item_bytes(repo, write.path, write.item, buffer)?;
         let wrap = |source: io::Error| MaterialiseError::Write { path: write.path.as_str().to_owned(), source };
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.folder, slot, flags, Mode::from_raw_mode(0o666));
         let mut file = File::from(file.map_err(|error| wrap(error.into()))?);
-        file.write_all(&bytes).map_err(wrap)?;
+        file.write_all(bytes).map_err(wrap)?;
         let stat = rustix::fs::fstat(&file).map_err(|error| wrap(error.into()))?;
         Ok(FileStat::from(&stat))
     }
@@ -212,6 +226,22 @@ impl Stage {
             _ => Ok(Landing::There(*staged)),
         }
     }
+}
+
+/// Runs of writes for one thread at a time: neighbours in one folder, because two threads that make files in the same folder wait for each
+/// other; and not too many, so that all threads end at about the same time.
+fn chunks(writes: &[Write<'_>], most: usize) -> Vec<Range<usize>> {
+    let mut chunks: Vec<Range<usize>> = Vec::new();
+    let mut folder = None;
+    for (at, write) in writes.iter().enumerate() {
+        let own = split(write.path.as_str().as_bytes()).0;
+        match chunks.last_mut() {
+            Some(chunk) if folder == Some(own) && chunk.len() < most => chunk.end = at + 1,
+            _ => chunks.push(at..at + 1),
+        }
+        folder = Some(own);
+    }
+    chunks
 }
 
 /// Renames to a name that must not exist yet. Where the file system cannot promise that, a plain rename has to do: the

@@ -222,10 +222,21 @@ impl Store {
 
 /// Adds the tree objects of `tree` to `batch`; the id is that of the top.
 pub fn write_tree(batch: &mut Batch<'_>, tree: &Tree) -> Result<Oid, WriteError> {
+    write_tree_around(batch, tree, &[])
+}
+
+/// As [`write_tree`], with folders of the top that were written before: name and tree. Nothing of `tree` lies in them.
+pub fn write_tree_around(batch: &mut Batch<'_>, tree: &Tree, written: &[(&str, Oid)]) -> Result<Oid, WriteError> {
     let files: HashSet<&str> = tree.keys().map(RepoPath::as_str).collect();
     /// Name, mode and object of an entry.
     type Entry<'a> = (&'a str, &'a [u8], Oid);
     let mut folders: BTreeMap<&str, Vec<Entry<'_>>> = BTreeMap::from([("", Vec::new())]);
+    for (name, id) in written {
+        if files.contains(name) {
+            return Err(WriteError::FileAndFolder { path: printable(name) });
+        }
+        folders.entry("").or_default().push((name, FOLDER, *id));
+    }
     for (path, leaf) in tree {
         let path = path.as_str();
         for (end, _) in path.match_indices('/') {

@@ -63,7 +63,8 @@ fn the_first_run_executes_and_the_second_replays() {
            #  artifacts/checklist.md\n  \
            #  artifacts/rules.json\n\
          run    #\n\
-         record # on refs/cbia/ledger\n"
+         record # on refs/cbia/ledger\n\
+         admitted\n"
     );
     assert_eq!(first.stderr, "work tree: 14 written, 0 in place\n");
     let written = repo.files(&[]);

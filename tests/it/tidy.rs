@@ -17,8 +17,10 @@ const FLOORS: [(&str, u8); 10] = [
     ("cli", 5),
 ];
 
+type Confined = (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)]);
+
 /// What stands in the named files only: the rule, the words that betray it, and the files with the reason.
-const CONFINED: [(&str, &[&str], &[(&str, &str)]); 6] = [
+const CONFINED: [Confined; 6] = [
     ("serde derives", &["derive(+Serialize", "derive(+Deserialize"], &[("src/document/", "the documents")]),
     (
         "processes",

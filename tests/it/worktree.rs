@@ -186,7 +186,8 @@ fn line_endings_and_filters_of_a_checkout_change_nothing() {
     plain.run();
     let expected = plain.cbia(["status", "--json"]).ok().json()["state_key"].clone();
     let crlf = |repo: &Repo, path: &str| repo.write(path, repo.read(path).replace('\n', "\r\n"));
-    let settings: [(&str, fn(&Repo)); 2] = [
+    type Setting = (&'static str, fn(&Repo));
+    let settings: [Setting; 2] = [
         ("autocrlf", |repo| drop(repo.git(["config", "core.autocrlf", "true"]))),
         ("attributes", |repo| repo.write(".gitattributes", "*.txt text eol=crlf\n*.md text eol=crlf\n")),
     ];
