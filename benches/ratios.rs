@@ -29,7 +29,9 @@ fn main() {
     // `cargo bench` adds an argument of its own.
     let asked: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     let wants = |name: &str| asked.iter().any(|asked| asked == name) || asked.is_empty() && name != "memory";
-    let cases: [(&str, fn(&Path)); 5] =
+    /// A measurement, and its name on the command line.
+    type Case = (&'static str, fn(&Path));
+    let cases: [Case; 5] =
         [("unchanged", unchanged), ("replay", replay), ("store", store), ("inputs", inputs), ("memory", memory)];
     for (name, case) in cases.into_iter().filter(|(name, _)| wants(name)) {
         let folder = tempfile::Builder::new().prefix("ratios-").tempdir().unwrap();

@@ -198,8 +198,11 @@ fn prepare(job: &Job<'_>, config: &ExecutorConfig, host: &Host<'_>) -> Result<Pr
     Ok((scratch, order, secrets))
 }
 
+/// Variables by name, and the values among them that must not be kept.
+type Variables = (BTreeMap<String, String>, Vec<String>);
+
 /// The declared variables, and the values of those that are passed on, which must not be kept.
-fn environment(config: &ExecutorConfig, host: &Host<'_>) -> Result<(BTreeMap<String, String>, Vec<String>), Vec<Finding>> {
+fn environment(config: &ExecutorConfig, host: &Host<'_>) -> Result<Variables, Vec<Finding>> {
     let mut environment = config.env.clone();
     let (mut secrets, mut findings) = (Vec::new(), Vec::new());
     for name in config.sandbox.iter().flat_map(|sandbox| &sandbox.pass_env) {

@@ -211,6 +211,7 @@ mod system {
         // Its flags are in memory, where a filter cannot see them; programs fall back to clone.
         absent.insert(libc::SYS_clone3, Vec::new());
         // Typing into a terminal that was inherited, and outliving the supervisor.
+        #[allow(clippy::unnecessary_cast, reason = "the type of these constants differs between C libraries")]
         let typing = [libc::TIOCSTI as u64, libc::TIOCLINUX as u64];
         denied.insert(
             libc::SYS_ioctl,

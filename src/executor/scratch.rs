@@ -44,6 +44,7 @@ impl Print {
 }
 
 impl From<&rustix::fs::Stat> for Print {
+    #[allow(clippy::unnecessary_cast, reason = "the types of these fields differ between platforms")]
     fn from(stat: &rustix::fs::Stat) -> Self {
         Self {
             inode: stat.st_ino as u64,

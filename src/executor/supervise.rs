@@ -53,7 +53,7 @@ pub fn serve(part: Option<&std::ffi::OsStr>) -> ExitCode {
 
 /// Standard input is the socket to whoever gave the order.
 fn channel() -> io::Result<(UnixStream, Order)> {
-    let channel = UnixStream::from(OwnedFd::from(io::stdin().as_fd().try_clone_to_owned()?));
+    let channel = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut line = String::new();
     BufReader::new(&channel).read_line(&mut line)?;
     Ok((channel, serde_json::from_str(&line)?))

@@ -206,7 +206,7 @@ fn locks_that_a_dead_process_left_are_no_obstacle() {
     // A lock file of a ref, as git and gix leave one when they are killed: old enough, it is put aside.
     let lock = repo.path().join(".git/refs/cbia/ledger.lock");
     std::fs::write(&lock, "").unwrap();
-    let old = std::time::SystemTime::now() - Duration::from_secs(3600);
+    let old = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(3600);
     std::fs::File::options().write(true).open(&lock).unwrap().set_modified(old).unwrap();
     assert_eq!(repo.run(), "replayed");
     assert!(!lock.exists());

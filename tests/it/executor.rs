@@ -283,7 +283,6 @@ fn every_wrong_answer_is_an_error_of_its_own() {
             std::fs::copy("/bin/true", &program).unwrap();
             repo.set(EXECUTOR, "/command", json!([program.to_str().unwrap()]));
         }
-        eprintln!("{name}");
         refused(&repo, codes);
     }
 }
@@ -324,7 +323,6 @@ fn limits_end_it() {
     for (name, body, config, codes) in cases {
         let repo = repo();
         configure(&repo, body, config.clone());
-        eprintln!("{name}");
         let mut codes = codes.to_vec();
         if *name == "print" {
             codes.reverse();
@@ -518,7 +516,8 @@ fn the_network_is_granted_and_only_that() {
 #[test]
 fn what_the_gates_refuse_is_never_started() {
     let trace = |repo: &Repo| repo.outside().join("trace");
-    let cases: [(&str, &dyn Fn(&Repo)); 3] = [
+    type Case<'a> = (&'a str, &'a dyn Fn(&Repo));
+    let cases: [Case<'_>; 3] = [
         ("kernel", &|repo| repo.replace("policy/kernel.rego", "allow if input.authority_ledger.frozen", "allow if input.never")),
         ("policy", &|repo| repo.replace("policy/assurance.rego", "allow if input.pre_gen_capsule", "allow if input.never")),
         ("authority", &|repo| repo.write("docs/rule.md", "changed\n")),
