@@ -96,12 +96,9 @@ fn errors(loaded: &Loaded, rule: &RulePath, package: &[String], value: Option<&V
             let message = format!("no policy file declares the package {package_name}");
             error(Code::PolicyMissing, message, None, "git cbia init writes a default policy")
         }
-        None if location.is_none() => error(
-            Code::PolicyMissing,
-            format!("the package {package_name} has no rule of the name of {name}"),
-            None,
-            "add the rule",
-        ),
+        None if location.is_none() => {
+            error(Code::PolicyMissing, format!("the package {package_name} does not define {name}"), None, "add the rule")
+        }
         None => error(Code::PolicyUndefined, format!("{name} is undefined"), location, "add a default: default allow := false"),
     }
 }

@@ -255,11 +255,12 @@ fn finding_of(error: &EvaluationError) -> Finding {
     finding.hint = error.hint.clone();
     match &error.location {
         Some(at) => finding.at(&at.file).on(at.row, at.col),
-        None => finding,
+        // What is missing has no place but the folder it should be in.
+        None => finding.at("policy"),
     }
 }
 
-/// What the lint has to say about a bundle, tests included; empty where it may be used. For `git cbia policy lint`.
+/// What the lint has to say about a bundle, tests included; empty where it may be used. Every evaluation asks the same first.
 pub fn check(cage: &Cage, bundle: &Bundle) -> Vec<Finding> {
     let files = bundle.policies().iter().chain(bundle.tests()).cloned().collect();
     match cage.ask(&Request { files, ask: Ask::Lint }, b"") {

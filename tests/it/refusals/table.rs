@@ -226,9 +226,9 @@ fn control_states_that_are_not_closed() {
 fn policies_that_do_not_say_exactly_true() {
     let (kernel, gate) = ("PRE_GEN", "OPA_GATE");
     check(&[
-        case(|r| r.remove(KERNEL), ("policy-missing", 1), kernel, ("", ""), 0),
-        case(|r| r.remove(ASSURANCE), ("policy-missing", 1), gate, ("", ""), 0),
-        case(|r| r.write(ASSURANCE, "package assurance\nother := true\n"), ("policy-missing", 1), gate, ("", ""), 0),
+        case(|r| r.remove(KERNEL), ("policy-missing", 1), kernel, ("policy", ""), 0),
+        case(|r| r.remove(ASSURANCE), ("policy-missing", 1), gate, ("policy", ""), 0),
+        case(|r| r.write(ASSURANCE, "package assurance\nother := true\n"), ("policy-missing", 1), gate, ("policy", ""), 0),
         case(|r| r.write(ASSURANCE, "package assurance\nallow if false\n"), ("policy-undefined", 1), gate, (ASSURANCE, ""), 2),
         case(
             |r| r.write(ASSURANCE, "package assurance\nallow := \"true\"\n"),
