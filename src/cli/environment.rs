@@ -12,6 +12,8 @@ use crate::policy::Cage;
 use crate::store::Store;
 use crate::store::open::OpenOptions;
 
+/// The variable that names the executor's configuration.
+const EXECUTOR_VARIABLE: &str = "CBIA_GEN_EXECUTOR_CONFIG";
 /// The largest executor configuration, in bytes.
 const MAX_CONFIG: u64 = 1 << 20;
 
@@ -31,7 +33,7 @@ impl Environment {
     pub fn read() -> Self {
         Self {
             arguments: std::env::args_os().collect(),
-            executor_config: std::env::var_os("CBIA_GEN_EXECUTOR_CONFIG").filter(|value| !value.is_empty()),
+            executor_config: std::env::var_os(EXECUTOR_VARIABLE).filter(|value| !value.is_empty()),
             prefix: std::env::var_os("GIT_PREFIX").filter(|value| !value.is_empty()),
             settings: std::env::var("GIT_CONFIG_PARAMETERS").map(|text| settings(&text)).unwrap_or_default(),
             program: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("git-cbia")),
@@ -82,7 +84,8 @@ impl Environment {
             Err(error) => return Err(unreadable(error.to_string())),
         }
         let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
-        Ok(ExecutorSource::File(shown, bytes))
+        // Findings are kept with the record, and a path of this machine has no place there: the variable names the file well enough.
+        Ok(ExecutorSource::File(EXECUTOR_VARIABLE.to_owned(), bytes))
     }
 
     /// The repository path of a file that was named on the command line, relative to where the command was started.

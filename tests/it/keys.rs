@@ -182,6 +182,11 @@ fn every_value_of_the_executors_configuration_is_a_run_of_its_own() {
     assert_eq!(named.run(), "executed");
     repo.remove(EXECUTOR);
     assert_eq!(named.run(), "replayed");
+    // What is kept with the record names the variable, not a path of this machine.
+    std::fs::write(&elsewhere, json!({"kind": "magic", "version": "9"}).to_string()).unwrap();
+    let refused = named.cbia(["run", "--json"]).exits(3);
+    assert_eq!(refused.finding("document-schema")["path"], "CBIA_GEN_EXECUTOR_CONFIG");
+    assert!(!refused.stdout.contains(elsewhere.to_str().unwrap()), "{}", refused.stdout);
 }
 
 #[test]
