@@ -9,6 +9,16 @@ use super::support::{EXECUTOR, NOTE, PIPELINE, PROGRAM, Ran, Repo};
 
 const SCRIPT: &str = "control/executors/x.py";
 const PYTHON: &str = "/usr/bin/python3";
+
+/// Whether these tests can run: their executors are Python programs, and the suite must do with a Rust toolchain and git. CI installs Python,
+/// and must not go without them.
+fn ready() -> bool {
+    let there = Path::new(PYTHON).exists();
+    #[expect(clippy::disallowed_methods, reason = "only CI says that it is CI")]
+    let ci = std::env::var_os("CI").is_some();
+    assert!(there || !ci, "{PYTHON} is missing");
+    there
+}
 /// What every script begins with: the request, and the honest way to answer it.
 const PRELUDE: &str = r#"
 import hashlib, json, os, sys, time, socket, subprocess, signal
@@ -102,6 +112,9 @@ fn refused(repo: &Repo, codes: &[&str]) -> Ran {
 
 #[test]
 fn the_reference_executor_is_invoked_once_and_recorded() {
+    if !ready() {
+        return;
+    }
     let repo = repo();
     let script = include_str!("../../control/executors/gen_local.py");
     repo.write("control/executors/gen_local.py", script);
@@ -127,6 +140,9 @@ fn the_reference_executor_is_invoked_once_and_recorded() {
 
 #[test]
 fn a_replay_does_not_invoke_it_and_every_part_of_it_is_in_the_key() {
+    if !ready() {
+        return;
+    }
     let repo = repo().with("KEY", Some("value-of-key")).with("OTHER", Some("value-of-other"));
     // Fails if it is called where the marker, which only the first call has, is not there.
     let body = "assert os.environ['MARK'] == '1', 'called again'\nfinish()";
@@ -154,6 +170,9 @@ fn a_replay_does_not_invoke_it_and_every_part_of_it_is_in_the_key() {
 
 #[test]
 fn its_environment_and_folder_are_exactly_what_was_declared() {
+    if !ready() {
+        return;
+    }
     let repo = repo().with("SECRET_TOKEN", Some("not for it")).with("KEY", Some("passed-on-value"));
     let body = r#"
 files = sorted(os.path.join(f, n)[2:] for f, _, names in os.walk(".") for n in names)
@@ -189,6 +208,9 @@ finish()
 
 #[test]
 fn every_wrong_answer_is_an_error_of_its_own() {
+    if !ready() {
+        return;
+    }
     let cases: &[(&str, &str, &[&str])] = &[
         ("exits", "finish()\nsys.exit(3)", &["executor-failed"]),
         ("is killed", "finish()\nos.kill(os.getpid(), signal.SIGKILL)", &["executor-killed"]),
@@ -289,6 +311,9 @@ fn every_wrong_answer_is_an_error_of_its_own() {
 
 #[test]
 fn limits_end_it() {
+    if !ready() {
+        return;
+    }
     let hang = "subprocess.Popen(['/bin/sleep', '600'])\nsubprocess.Popen(['/bin/sh', '-c', 'trap \"\" TERM HUP; sleep 600'], start_new_session=True)\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('waiting', flush=True)\ntime.sleep(600)";
     let cases: &[(&str, &str, Value, &[&str])] = &[
         ("time", hang, json!({"timeout_s": 1}), &["executor-timeout"]),
@@ -333,6 +358,9 @@ fn limits_end_it() {
 
 #[test]
 fn what_it_prints_is_shown_kept_and_bounded() {
+    if !ready() {
+        return;
+    }
     let repo = repo();
     let body = "finish()\nprint('to \\x1b[31m out'); print('to err', file=sys.stderr)\nsys.stdout.flush()\nprint('x' * 5000)";
     configure(&repo, body, json!({"sandbox": {"limits": {"log_bytes": 1000}}}));
@@ -435,6 +463,9 @@ finish()
 #[cfg(target_arch = "x86_64")]
 fn everything_outside_is_denied() {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    if !ready() {
+        return;
+    }
     let repo = repo();
     let kept = repo.outside().join("kept");
     std::fs::write(&kept, "kept").unwrap();
@@ -466,6 +497,9 @@ fn everything_outside_is_denied() {
 
 #[test]
 fn without_the_kernels_help_it_is_refused_unless_allowed() {
+    if !ready() {
+        return;
+    }
     let traced = |repo: &Repo| {
         let mut command = repo.command("strace");
         command.args([
@@ -498,6 +532,9 @@ fn without_the_kernels_help_it_is_refused_unless_allowed() {
 
 #[test]
 fn the_network_is_granted_and_only_that() {
+    if !ready() {
+        return;
+    }
     let repo = repo();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -515,6 +552,9 @@ fn the_network_is_granted_and_only_that() {
 
 #[test]
 fn what_the_gates_refuse_is_never_started() {
+    if !ready() {
+        return;
+    }
     let trace = |repo: &Repo| repo.outside().join("trace");
     type Case<'a> = (&'a str, &'a dyn Fn(&Repo));
     let cases: [Case<'_>; 3] = [
@@ -543,6 +583,9 @@ fn what_the_gates_refuse_is_never_started() {
 
 #[test]
 fn a_secret_is_kept_nowhere() {
+    if !ready() {
+        return;
+    }
     let secret = "s3cr3t-7b1c9f-value";
     let repo = repo().with("API_KEY", Some(secret));
     let body = "print('key is', os.environ['API_KEY'])\nprint(os.environ['API_KEY'], file=sys.stderr)\nfinish()";
@@ -577,6 +620,9 @@ fn a_secret_is_kept_nowhere() {
 
 #[test]
 fn it_dies_with_git_cbia() {
+    if !ready() {
+        return;
+    }
     for signal in ["INT", "TERM", "KILL"] {
         let repo = repo();
         let body = "subprocess.Popen(['/bin/sleep', '600'], start_new_session=True)\nprint('ready', flush=True)\ntime.sleep(600)";
@@ -611,6 +657,9 @@ fn it_dies_with_git_cbia() {
 
 #[test]
 fn repetition_finds_what_differs() {
+    if !ready() {
+        return;
+    }
     let repo = repo();
     configure(&repo, "finish(b'same\\n' + os.urandom(4).hex().encode() + b'\\n')", json!({}));
     let ran = repo.cbia(["run", "--json", "--repeat", "3"]).exits(5);
