@@ -305,7 +305,8 @@ inference_compliance if {
 founded_positions := {position |
 	some position, objective in input.objectives
 	is_filled(objective.statement)
-	is_array(objective.source.evidence)
+	evidence := object.get(objective.source, "evidence", [])
+	is_array(evidence)
 	is_founded(objective)
 }
 

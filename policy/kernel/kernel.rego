@@ -119,7 +119,8 @@ objective_ids := {id |
 grounded_positions := {position |
 	some position, objective in input.objectives
 	is_filled(objective.id)
-	is_array(objective.source.evidence)
+	evidence := object.get(objective.source, "evidence", [])
+	is_array(evidence)
 	objective.source.authority_id in ledger_ids
 }
 
@@ -135,7 +136,7 @@ deny contains reason if {
 		"check": "objectives_grounded",
 		"rule_id": "KER-010",
 		"path": "/objectives",
-		"msg": sprintf("the objective %v draws from no authority of the ledger, or has no list of evidence", [name]),
+		"msg": sprintf("the objective %v draws from no authority of the ledger, or has evidence that is no list", [name]),
 	}
 }
 

@@ -75,9 +75,16 @@ test_hashes_of_unknown_authorities_are_refused if {
 	denied(changed, "authorities_locked", "a hash is given for A-02, which the ledger does not have")
 }
 
+test_evidence_is_a_list_or_absent if {
+	changed := having("/objectives/0/source/evidence", "in the syllabus")
+	denied(changed, "objectives_grounded", "the objective O-01 draws from no authority of the ledger, or has evidence that is no list")
+	without := json.patch(state, [{"op": "remove", "path": "/objectives/0/source/evidence"}])
+	kernel.allow with input as without
+}
+
 test_objectives_must_be_grounded if {
 	changed := having("/objectives/0/source/authority_id", "ROGUE")
-	denied(changed, "objectives_grounded", "the objective O-01 draws from no authority of the ledger, or has no list of evidence")
+	denied(changed, "objectives_grounded", "the objective O-01 draws from no authority of the ledger, or has evidence that is no list")
 }
 
 test_objective_ids_are_unique if {

@@ -256,7 +256,7 @@ fn without_each_member(document: &Value) -> Vec<(String, Value)> {
 fn the_default_bundle_denies_whatever_is_missing() {
     let loaded = engine::Loaded::new(default_files()).unwrap_or_else(|findings| panic!("{findings:?}"));
     // Members that say nothing a decision could rest on.
-    let told = ["schema_version", "title", "event", "constraints", "type", "template", "entries/1/sha256"];
+    let told = ["schema_version", "title", "event", "constraints", "type", "template", "source/evidence", "entries/1/sha256"];
     for (fixture, query) in [
         ("data.assurance_test.gate", "data.assurance.allow"),
         ("data.assurance_test.final", "data.assurance.allow"),

@@ -266,3 +266,20 @@ fn hashes_are_the_ones_that_anybody_can_compute() {
     let document = repo.cbia(["status", "--json"]).ok().json();
     assert_eq!(document["capsule_hash"], json!(Digest::of(repo.read("control/runtime/pre_gen_capsule.json").as_bytes())));
 }
+
+#[test]
+fn what_a_schema_lets_be_absent_the_default_policy_lets_be_absent_too() {
+    let repo = Repo::started();
+    let mut objectives: Value = serde_json::from_str(&repo.read("control/objectives.json")).unwrap();
+    objectives[0]["source"].as_object_mut().unwrap().remove("evidence");
+    repo.write_json("control/objectives.json", &objectives);
+    repo.write_json(
+        "control/execution_dag.json",
+        &serde_json::json!({"phases": ["AUTHORITY_LOCK", "PRE_GEN", "OPA_GATE", "GEN"]}),
+    );
+    assert_eq!(repo.run(), "executed");
+    // Neither evidence nor a justification is nothing at all.
+    objectives[0].as_object_mut().unwrap().remove("justification");
+    repo.write_json("control/objectives.json", &objectives);
+    assert!(repo.cbia(["run", "--json"]).exits(1).codes().contains(&"assurance-denied".to_owned()));
+}
