@@ -20,7 +20,7 @@ const FLOORS: [(&str, u8); 10] = [
 type Confined = (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)]);
 
 /// What stands in the named files only: the rule, the words that betray it, and the files with the reason.
-const CONFINED: [Confined; 6] = [
+const CONFINED: [Confined; 7] = [
     ("serde derives", &["derive(+Serialize", "derive(+Deserialize"], &[("src/document/", "the documents")]),
     (
         "processes",
@@ -51,6 +51,11 @@ const CONFINED: [Confined; 6] = [
             ("src/store/lock.rs", "how long a lock is waited for"),
             ("src/store/stat.rs", "how long the stat cache's lock is waited for"),
         ],
+    ),
+    (
+        "the admission",
+        &["admit("],
+        &[("src/gate/assurance.rs", "where it is made"), ("src/phase/opa_gate.rs", "the one gate that may ask for it")],
     ),
     ("leftovers", &["todo!(", "unimplemented!(", "dbg!("], &[]),
 ];
@@ -332,6 +337,8 @@ fn a_planted_violation_is_found() {
         ),
         (("src/gate/x.rs", "SystemTime::now()"), &["src/gate/x.rs: the clock (SystemTime::now)"]),
         (("src/gate/x.rs", "dbg!(a)"), &["src/gate/x.rs: leftovers (dbg!()"]),
+        (("src/pipeline/x.rs", "fn f() { crate::gate::assurance::admit(c, a) }"), &["src/pipeline/x.rs: the admission (admit()"]),
+        (("src/pipeline/x.rs", "fn f() { settle.admitted(c) }"), &[]),
         (("src/gate/x.rs", "// TODO: later"), &["src/gate/x.rs: TODO"]),
         (("src/gate/x.rs", long.as_str()), &["src/gate/x.rs: 501 lines of code"]),
     ]);
