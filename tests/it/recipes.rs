@@ -274,25 +274,41 @@ fn a_busy_endpoint_is_asked_again_and_no_key_is_sent_where_none_is_passed() {
     }
 }
 
+fn raw(bytes: &str) -> Reply {
+    Reply::Send(bytes.as_bytes().to_vec())
+}
+
+/// An answer's name, what is answered, the error, and how many requests there are.
+type Case<'a> = (&'a str, Reply, &'a str, usize);
+
+#[track_caller]
+fn all_fail(cases: Vec<Case<'_>>) {
+    for (name, reply, error, requests) in cases {
+        let endpoint = Endpoint::new(vec![reply.clone()]);
+        let repo = chat(&endpoint.address());
+        if matches!(reply, Reply::Stall(_) | Reply::Drip(_)) && error.contains("within the time") {
+            repo.set(EXECUTOR, "/env/CBIA_CHAT_REQUEST_S", json!("1"));
+        }
+        fails(name, &repo, &format!("out/note.txt: {error}"));
+        assert_eq!(endpoint.requests().len(), requests, "{name}");
+    }
+}
+
 #[test]
-fn every_wrong_answer_is_refused_with_its_reason() {
+fn every_failure_of_the_exchange_is_refused_with_its_reason() {
     if !ready() {
         return;
     }
-    let raw = |bytes: &str| Reply::Send(bytes.as_bytes().to_vec());
-    let body = |text: &str| Reply::Send(http("200 OK", "", text.as_bytes()));
     let status = |status: &str, header: &str| {
         Reply::Send(http(status, header, json!({"error": {"message": format!("Wrong key {KEY}")}}).to_string().as_bytes()))
     };
     let text = completion("made").to_string();
-    let escaped_key = KEY.chars().map(|c| format!("\\u{:04x}", u32::from(c))).collect::<String>();
     let chunks = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
     let endless = [chunks.as_bytes(), &[b"1000000\r\n".as_slice(), &vec![b' '; 0x100_0000], b"\r\n"].concat().repeat(2)].concat();
     let begun = http("200 OK", "", &vec![b' '; 1000])[..120].to_vec();
     let elsewhere = Endpoint::new(vec![good("stolen")]);
     let redirect = format!("Location: {}\r\n", elsewhere.address());
-    // Each: its name, what is answered, the error, and how many requests there were.
-    let cases: Vec<(&str, Reply, &str, usize)> = vec![
+    all_fail(vec![
         ("400", status("400 Bad Request", ""), "the endpoint answered with status 400", 1),
         ("401", status("401 Unauthorized", ""), "the endpoint answered with status 401: the key of CBIA_CHAT_KEY", 1),
         ("204", raw("HTTP/1.1 204 No Content\r\n\r\n"), "the endpoint answered with status 204", 1),
@@ -329,6 +345,19 @@ fn every_wrong_answer_is_refused_with_its_reason() {
             1,
         ),
         ("compressed", Reply::Send(http("200 OK", "Content-Encoding: gzip\r\n", b"{}")), "the answer is compressed", 1),
+    ]);
+    assert!(elsewhere.requests().is_empty(), "a redirect was followed");
+}
+
+#[test]
+fn every_wrong_answer_is_refused_with_its_reason() {
+    if !ready() {
+        return;
+    }
+    let body = |text: &str| Reply::Send(http("200 OK", "", text.as_bytes()));
+    let text = completion("made").to_string();
+    let escaped_key = KEY.chars().map(|c| format!("\\u{:04x}", u32::from(c))).collect::<String>();
+    all_fail(vec![
         ("no JSON", body("{"), "the answer is not strict JSON", 1),
         ("no UTF-8", Reply::Send(http("200 OK", "", b"\"\xff\"")), "the answer is not strict JSON", 1),
         ("deep", body(&"[".repeat(100_000)), "the answer is not strict JSON", 1),
@@ -370,17 +399,7 @@ fn every_wrong_answer_is_refused_with_its_reason() {
             1,
         ),
         ("the key as a name", altered(&format!("/{KEY}"), json!(1)), "the answer holds the value of CBIA_CHAT_KEY", 1),
-    ];
-    for (name, reply, error, requests) in cases {
-        let endpoint = Endpoint::new(vec![reply.clone()]);
-        let repo = chat(&endpoint.address());
-        if matches!(reply, Reply::Stall(_) | Reply::Drip(_)) && error.contains("within the time") {
-            repo.set(EXECUTOR, "/env/CBIA_CHAT_REQUEST_S", json!("1"));
-        }
-        fails(name, &repo, &format!("out/note.txt: {error}"));
-        assert_eq!(endpoint.requests().len(), requests, "{name}");
-    }
-    assert!(elsewhere.requests().is_empty(), "a redirect was followed");
+    ]);
 
     // The artifact is to be JSON.
     let inside = format!("{{\"a\": \"{escaped_key}\"}}");
