@@ -5,6 +5,7 @@
 
 pub mod authority_lock;
 pub mod r#gen;
+pub mod objective;
 pub mod opa_gate;
 pub mod pre_gen;
 

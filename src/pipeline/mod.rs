@@ -5,10 +5,13 @@ pub mod inputs;
 pub mod judge;
 pub mod miss;
 mod repeat;
+mod rerun;
+mod reuse;
 pub mod run;
 mod settle;
 mod step;
 
+pub use self::rerun::{Rerun, rerun};
 pub use self::step::counted;
 use crate::store::StoreError;
 use crate::store::materialise::MaterialiseError;
