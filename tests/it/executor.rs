@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 
 use super::support::{EXECUTOR, NOTE, PIPELINE, PROGRAM, Ran, Repo};
 
-const SCRIPT: &str = "control/executors/x.py";
+pub const SCRIPT: &str = "control/executors/x.py";
 const PYTHON: &str = "/usr/bin/python3";
 
 /// Whether these tests can run: their executors are Python programs, and the suite must do with a Rust toolchain and git. CI installs Python,
 /// and must not go without them.
-fn ready() -> bool {
+pub fn ready() -> bool {
     let there = Path::new(PYTHON).exists();
     #[expect(clippy::disallowed_methods, reason = "only CI says that it is CI")]
     let ci = std::env::var_os("CI").is_some();
@@ -41,7 +41,7 @@ def finish(data=b"made\n"):
 "#;
 
 /// A tiny pipeline, and a folder of its own for scratch directories.
-fn repo() -> Repo {
+pub fn repo() -> Repo {
     let repo = Repo::tiny();
     std::fs::create_dir(temporary(&repo)).unwrap();
     let name = temporary(&repo).to_str().unwrap().to_owned();
@@ -52,18 +52,18 @@ fn temporary(repo: &Repo) -> PathBuf {
     repo.outside().join("tmp")
 }
 
-fn configure(repo: &Repo, body: &str, more: Value) {
+pub fn configure(repo: &Repo, body: &str, more: Value) {
     repo.write(SCRIPT, format!("{PRELUDE}\n{body}\n"));
     let mut config = json!({"kind": "external", "version": "1", "command": [PYTHON, SCRIPT], "timeout_s": 60});
     config.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
     repo.write_json(EXECUTOR, &config);
 }
 
-fn record(repo: &Repo) -> Value {
+pub fn record(repo: &Repo) -> Value {
     serde_json::from_str(&repo.git(["show", "refs/cbia/ledger:record.json"])).unwrap()
 }
 
-fn log(repo: &Repo) -> String {
+pub fn log(repo: &Repo) -> String {
     repo.git(["show", "refs/cbia/ledger:execution/gen/executor.log"])
 }
 
