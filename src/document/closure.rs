@@ -35,8 +35,8 @@ pub struct Common {
 /// The closure of one artifact.
 #[derive(Clone, Debug, Serialize)]
 pub struct Closure<'a> {
-    /// What it shares with every other artifact.
-    pub common: &'a Common,
+    /// Canonical hash of what it shares with every other artifact ([`Common`]).
+    pub common_hash: Digest,
     /// The artifact, as it is declared.
     pub artifact: &'a Artifact,
     /// Its objectives with all their members, in declared order.
@@ -45,6 +45,13 @@ pub struct Closure<'a> {
     pub authorities: Vec<&'a Authority>,
     /// SHA-256 of those authorities' files, and of files with the same bytes, by path.
     pub files: BTreeMap<&'a RepoPath, Digest>,
+}
+
+impl Common {
+    /// The canonical hash of this document.
+    pub fn key(&self) -> Digest {
+        Digest::of_canonical(&super::json::to_value(self))
+    }
 }
 
 impl Closure<'_> {

@@ -79,11 +79,11 @@ impl<'a> State<'a> {
             return BTreeMap::new();
         }
         let files = self.files();
-        let common = self.common(&files);
+        let common_hash = self.common(&files).key();
         let closure = |artifact: &'a Artifact| {
             let (authorities, own) = files.of(artifact);
             let objectives = artifact.objectives.iter().filter_map(|id| files.values.get(id.as_str()).copied()).collect();
-            let closure = Closure { common: &common, artifact, objectives, authorities, files: own };
+            let closure = Closure { common_hash, artifact, objectives, authorities, files: own };
             (artifact.path.clone(), closure.key())
         };
         self.pipeline.r#gen.artifacts.iter().map(closure).collect()

@@ -46,9 +46,9 @@ pub fn rerun(store: &Store, asked: &Rerun<'_>) -> Result<Vec<Finding>, PipelineE
     let tree = store.tree_of(&asked.run)?;
     let read = || -> Result<(Capsule, OutputsManifest, GenReport), String> {
         Ok((
-            document(store, &tree, Kind::Capsule, CAPSULE_PATH.to_owned())?.document,
-            document(store, &tree, Kind::OutputsManifest, OUTPUTS_PATH.to_owned())?.document,
-            document(store, &tree, Kind::ExecutorReport, REPORT_PATH.to_owned())?.document,
+            document(store, &tree, Kind::Capsule, CAPSULE_PATH)?.document,
+            document(store, &tree, Kind::OutputsManifest, OUTPUTS_PATH)?.document,
+            document(store, &tree, Kind::ExecutorReport, REPORT_PATH)?.document,
         ))
     };
     let (capsule, outputs, report) = match read() {

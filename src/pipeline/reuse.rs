@@ -233,11 +233,11 @@ impl Documents {
         let tree = store.tree_of(commit).map_err(|error| spelled(&error))?;
         let inside = |at: &'static str| format!("{SNAPSHOT_FOLDER}/{at}");
         let read = Self {
-            capsule: document(store, &tree, Kind::Capsule, CAPSULE_PATH.to_owned())?,
-            ledger: document(store, &tree, Kind::AuthorityLedger, inside(LEDGER_PATH))?,
-            objectives: document(store, &tree, Kind::Objectives, inside(OBJECTIVES_PATH))?,
-            pipeline: document(store, &tree, Kind::Pipeline, inside(PIPELINE_PATH))?,
-            manifest: document(store, &tree, Kind::InputsManifest, MANIFEST_PATH.to_owned())?,
+            capsule: admitted_document(store, &tree, CAPSULE_PATH.to_owned())?,
+            ledger: admitted_document(store, &tree, inside(LEDGER_PATH))?,
+            objectives: admitted_document(store, &tree, inside(OBJECTIVES_PATH))?,
+            pipeline: admitted_document(store, &tree, inside(PIPELINE_PATH))?,
+            manifest: admitted_document(store, &tree, MANIFEST_PATH.to_owned())?,
         };
         let objectives =
             read.manifest.document.files.iter().find(|file| file.path == path(OBJECTIVES_PATH)).map(|file| file.sha256);
@@ -266,10 +266,29 @@ impl Documents {
     }
 }
 
-/// A document of a phase commit's tree.
-pub(super) fn document<T: DeserializeOwned>(store: &Store, tree: &Oid, kind: Kind, at: String) -> Result<Sealed<T>, String> {
+/// A document of a phase commit's tree, by its schema.
+pub(super) fn document<T: DeserializeOwned>(
+    store: &Store,
+    tree: &Oid,
+    kind: Kind,
+    at: &'static str,
+) -> Result<Sealed<T>, String> {
+    let (at, bytes) = bytes(store, tree, at.to_owned())?;
+    load(kind, &at, &bytes).map_err(|findings| findings.into_iter().next().map_or_else(String::new, |finding| finding.message))
+}
+
+/// A document that is held against a hash of what was admitted: it had its schema then.
+fn admitted_document<T: DeserializeOwned>(store: &Store, tree: &Oid, at: String) -> Result<Sealed<T>, String> {
+    let (at, bytes) = bytes(store, tree, at)?;
+    let broken = |error: &dyn std::error::Error| format!("{at}: {error}");
+    let value = json::parse(&bytes).map_err(|error| broken(&error))?;
+    let document = serde_json::from_value(value.clone()).map_err(|error| broken(&error))?;
+    Ok(Sealed { document, value, sha256: Digest::of(&bytes) })
+}
+
+fn bytes(store: &Store, tree: &Oid, at: String) -> Result<(RepoPath, Vec<u8>), String> {
     let at: RepoPath = at.parse().map_err(|error| spelled(&error))?;
     let id = store.lookup(tree, &at).map_err(|error| spelled(&error))?.ok_or_else(|| format!("its run lacks {at}"))?;
     let bytes = store.read_blob(&id, MAX_DOCUMENT).map_err(|error| format!("{at}: {}", spelled(&error)))?;
-    load(kind, &at, &bytes).map_err(|findings| findings.into_iter().next().map_or_else(String::new, |finding| finding.message))
+    Ok((at, bytes))
 }
