@@ -4,6 +4,7 @@ mod authority;
 mod cache;
 mod environment;
 mod error;
+mod format;
 mod init;
 mod log;
 mod policy;

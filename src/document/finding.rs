@@ -158,7 +158,8 @@ codes! {
     ArtifactBlocked = "artifact-blocked": "Something stands in the way of a file that is to be written.",
     LockStale = "lock-stale": "A lock that a killed process left was put aside.",
     LedgerTorn = "ledger-torn": "The newest ledger record was torn and was left out.",
-    PhaseNotRun = "phase-not-run": "A phase is configured that this version does not run.",
+    PhaseNotRun = "phase-not-run": "A phase is configured that the execution DAG leaves out.",
+    AuditIncomplete = "audit-incomplete": "A document that the audit bundle's manifest names is not part of the run.",
     MemoInvalid = "memo-invalid": "A memoized decision is not what its key says, and was not used.",
 }
 

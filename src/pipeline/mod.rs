@@ -3,13 +3,17 @@
 pub mod chain;
 pub mod inputs;
 pub mod judge;
+mod keep;
+mod known;
 pub mod miss;
 mod repeat;
 mod rerun;
 mod reuse;
 pub mod run;
+mod seal;
 mod settle;
 mod step;
+mod tail;
 
 pub use self::rerun::{Rerun, rerun};
 pub use self::step::counted;

@@ -9,7 +9,7 @@ use super::inputs::{self, ExecutorSource, From};
 use super::judge::Remembering;
 use super::repeat;
 use super::reuse::{self, document};
-use super::step::{Admitted, gates};
+use super::step::{Admitted, Documents, gates};
 use crate::document::capsule::Capsule;
 use crate::document::digest::Digest;
 use crate::document::finding::{Code, Finding, Severity};
@@ -68,19 +68,21 @@ pub fn rerun(store: &Store, asked: &Rerun<'_>) -> Result<Vec<Finding>, PipelineE
         return Ok(vec![finding.hint("install the programs that it was made with, and the same version of git cbia")]);
     }
     let gates = gates(&inputs, &mut Remembering::new(store, asked.cage));
-    let (Some(admission), Ok(pipeline), Ok(ledger)) = (&gates.admission, &inputs.pipeline, &inputs.ledger) else {
+    let (Some(admission), Ok(pipeline), Some(documents)) = (&gates.admission, &inputs.pipeline, Documents::of(&inputs, &gates))
+    else {
         let refused = gates.findings.into_iter().filter(|finding| finding.severity == Severity::Error);
         return Ok(refuse("its state is not admitted".into()).into_iter().chain(refused).collect());
     };
     let input = r#gen::Input {
         admission,
-        authority_ledger_hash: ledger.sha256,
+        authority_ledger_hash: documents.ledger.sha256,
         pipeline: &pipeline.document,
         manifest: &inputs.manifest,
     };
     let admitted = Admitted {
         store,
         inputs: &inputs,
+        documents,
         gates: &gates,
         input: &input,
         key: &r#gen::key(&input),

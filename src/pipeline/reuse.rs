@@ -47,7 +47,7 @@ pub(super) fn generate(
     options: &Options<'_>,
     contents: &BTreeMap<RepoPath, Vec<u8>>,
 ) -> Result<Produced, Vec<Finding>> {
-    let closures = state(admitted).map(|state| state.closures()).unwrap_or_default();
+    let closures = state(admitted).closures();
     let found = if closures.is_empty() { Found::default() } else { find(admitted, &closures, &mut settle.findings) };
     if found.artifacts.is_empty() {
         return execute(admitted, settle, options, contents, None);
@@ -91,9 +91,10 @@ pub(super) fn perform(
     contents: &BTreeMap<RepoPath, Vec<u8>>,
     rest: Option<&BTreeSet<RepoPath>>,
 ) -> (Executed, Option<Vec<u8>>) {
-    let Some(state) = state(admitted).filter(State::is_by_objective) else {
+    let state = state(admitted);
+    if !state.is_by_objective() {
         return (admitted.execute(admitted.input, contents, host), None);
-    };
+    }
     let all: BTreeSet<RepoPath>;
     let wanted = match rest {
         Some(rest) => rest,
@@ -109,16 +110,16 @@ pub(super) fn perform(
 }
 
 /// The documents of the state that was admitted just now.
-fn state<'a>(admitted: &Admitted<'a>) -> Option<State<'a>> {
-    let (Ok(ledger), Ok(objectives)) = (&admitted.inputs.ledger, &admitted.inputs.objectives) else { return None };
-    Some(State {
+fn state<'a>(admitted: &Admitted<'a>) -> State<'a> {
+    let super::step::Documents { ledger, objectives, .. } = admitted.documents;
+    State {
         key: admitted.key,
         capsule: admitted.input.admission.capsule(),
         ledger: &ledger.document,
         objectives: (&objectives.document, objectives.value.as_array().map(Vec::as_slice).unwrap_or_default()),
         pipeline: admitted.input.pipeline,
         manifest: admitted.input.manifest,
-    })
+    }
 }
 
 /// What earlier results have.
