@@ -101,6 +101,13 @@ fn results(repo: &Repo, ran: &Ran) -> BTreeMap<String, String> {
     [runs, entry].concat().into_iter().collect()
 }
 
+/// The cache entry of the GEN that the newest record names, as (name, object id).
+fn entry_of(repo: &Repo) -> (String, String) {
+    let record = record(repo);
+    let phase = record["phases"].as_array().unwrap().iter().find(|phase| phase["phase"] == "GEN").unwrap();
+    repo.only_ref(&format!("refs/cbia/cache/{}", phase["cache_key"].as_str().unwrap()))
+}
+
 /// What a clone that never ran anything makes of the same state.
 #[track_caller]
 fn same_from_scratch(repo: &Repo, ran: &Ran, name: &str) {
@@ -345,7 +352,7 @@ fn by_phase_nothing_is_reused() {
 #[test]
 fn an_earlier_result_that_is_not_what_it_was_is_not_used() {
     let entry = |repo: &Repo, changes: &[(&str, Option<&str>)]| {
-        let (name, commit) = repo.only_ref("refs/cbia/cache");
+        let (name, commit) = entry_of(repo);
         repo.git(["update-ref", &name, &on_tree(repo, &commit, &changed_tree(repo, &commit, changes))]);
     };
     // The record names another phase commit, whose tree has other documents.
@@ -367,7 +374,7 @@ fn an_earlier_result_that_is_not_what_it_was_is_not_used() {
         (
             "another key",
             &|repo| {
-                let meta = repo.git(["show", &format!("{}:cache.meta.json", repo.only_ref("refs/cbia/cache").1)]);
+                let meta = repo.git(["show", &format!("{}:cache.meta.json", entry_of(repo).1)]);
                 let meta = meta.replace("\"phase_version\": 1", "\"phase_version\": 2");
                 entry(repo, &[("cache.meta.json", Some(&meta))]);
             },
@@ -376,7 +383,7 @@ fn an_earlier_result_that_is_not_what_it_was_is_not_used() {
         (
             "no entry",
             &|repo| {
-                repo.git(["update-ref", "-d", &repo.only_ref("refs/cbia/cache").0]);
+                repo.git(["update-ref", "-d", &entry_of(repo).0]);
             },
             &[],
         ),
