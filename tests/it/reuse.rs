@@ -367,7 +367,8 @@ fn an_earlier_result_that_is_not_what_it_was_is_not_used() {
             &on_tree(repo, &tip, &changed_tree(repo, &tip, &[("record.json", Some(&text))])),
         ]);
     };
-    let cases: &[(&str, &dyn Fn(&Repo), &[&str])] = &[
+    type Case<'a> = (&'a str, &'a dyn Fn(&Repo), &'a [&'a str]);
+    let cases: &[Case<'_>] = &[
         ("an artifact", &|repo| entry(repo, &[("artifacts/out/03.txt", Some("planted\n"))]), &["cache-entry-invalid"]),
         ("a missing artifact", &|repo| entry(repo, &[("artifacts/out/03.txt", None)]), &["cache-entry-invalid"]),
         ("no document", &|repo| entry(repo, &[("cache.meta.json", None)]), &["cache-entry-invalid"]),
