@@ -152,6 +152,7 @@ codes! {
     LayoutCollision = "layout-collision": "Two files of a package, or a file of it and an artifact, would be one.",
     CacheEntryInvalid = "cache-entry-invalid": "A stored cache entry is not what its key says.",
     RunInvalid = "run-invalid": "A stored run is not what its state says.",
+    ReuseDropped = "reuse-dropped": "Artifacts of earlier results were made with other tools than now, and were not used.",
     NonDeterministic = "non-deterministic": "The same state and executor gave two different results.",
     ArtifactEdited = "artifact-edited": "A generated file was edited by somebody, and would be overwritten.",
     ArtifactBlocked = "artifact-blocked": "Something stands in the way of a file that is to be written.",

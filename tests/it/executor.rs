@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::support::{EXECUTOR, NOTE, PIPELINE, PROGRAM, Ran, Repo};
 
-const SCRIPT: &str = "control/executors/x.py";
+pub const SCRIPT: &str = "control/executors/x.py";
 const PYTHON: &str = "/usr/bin/python3";
 
 /// Whether these tests can run: their executors are Python programs, and the suite must do with a Rust toolchain and git. CI installs Python,
@@ -52,7 +52,7 @@ fn temporary(repo: &Repo) -> PathBuf {
     repo.outside().join("tmp")
 }
 
-fn configure(repo: &Repo, body: &str, more: Value) {
+pub fn configure(repo: &Repo, body: &str, more: Value) {
     repo.write(SCRIPT, format!("{PRELUDE}\n{body}\n"));
     let mut config = json!({"kind": "external", "version": "1", "command": [PYTHON, SCRIPT], "timeout_s": 60});
     config.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
