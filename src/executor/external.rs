@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Read, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -16,10 +16,10 @@ use std::time::Duration;
 use gix::bstr::ByteSlice as _;
 
 use super::harvest::{Harvest, harvest};
-use super::resolve;
 use super::scratch::Scratch;
 use super::supervise::{ARGUMENT, SUPERVISE};
-use crate::document::confinement::{Fate, Order, Verdict};
+use super::{resolve, sandbox};
+use crate::document::confinement::{Fate, Notice, Order, Verdict};
 use crate::document::executor::{DEFAULT_TIMEOUT_S, ExecutorConfig, GenExecutor};
 use crate::document::finding::{Code, Finding};
 use crate::document::gen_exchange::Outputs;
@@ -35,7 +35,9 @@ const TEMPORARY_VARIABLE: &str = "TMPDIR";
 pub const MAX_PRINTED: u64 = 64 << 20;
 /// Values that are shorter than this, in bytes, are too common to be looked for as secrets.
 const SHORTEST_SECRET: usize = 8;
-const LONGEST_PAUSE: Duration = Duration::from_millis(5);
+/// How long what is printed may wait in a pipe, at first and at last, while nothing else happens.
+const SHORTEST_PAUSE: Duration = Duration::from_micros(100);
+const LONGEST_PAUSE: Duration = Duration::from_millis(10);
 
 /// A process that is to be started. The one place of the executor floor that makes one.
 pub(super) fn command(program: &Path) -> Command {
@@ -45,8 +47,21 @@ pub(super) fn command(program: &Path) -> Command {
 
 /// Becomes the ordered program. Returns only why that could not be.
 pub(super) fn become_program(order: &Order) -> io::Error {
-    let mut program = command(Path::new(&order.program));
-    program.args(&order.arguments).env_clear().envs(&order.environment).stdin(Stdio::null()).exec()
+    let held = match order.sha256.map(|sha256| resolve::hold(&order.program, &sha256)).transpose() {
+        Ok(held) => held.flatten(),
+        Err(error) => return error,
+    };
+    let path = match &held {
+        // The open file, whatever its name stands for by now.
+        Some(file) => PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())),
+        None => PathBuf::from(&order.program),
+    };
+    let (path, before) = sandbox::outer(order, path);
+    let mut program = command(&path);
+    if before.is_empty() {
+        program.arg0(&order.program);
+    }
+    program.args(before).args(&order.arguments).env_clear().envs(&order.environment).stdin(Stdio::null()).exec()
 }
 
 /// What the executor is given.
@@ -80,7 +95,7 @@ pub struct Execution {
     pub level: String,
     /// How it ended, in a word.
     pub exit: String,
-    /// The beginning of what it printed, without the values of secrets.
+    /// What it printed, or the beginning and the end of it, without the values of secrets.
     pub log: Vec<u8>,
     /// What there is to say although it succeeded.
     pub warnings: Vec<Finding>,
@@ -95,8 +110,12 @@ impl Execution {
     }
 }
 
-/// Executes. When it returns, no process of the executor is left, and no scratch directory.
-pub fn execute(job: &Job<'_>, host: &Host<'_>) -> Execution {
+/// What there is to say against running at a level of confinement; nothing where it may.
+pub type Permit<'a> = &'a mut dyn FnMut(&str) -> Vec<Finding>;
+
+/// Executes, if `permit` has nothing against the level of confinement that was reached; it is asked before the program starts. When it
+/// returns, no process of the executor is left, and no scratch directory.
+pub fn execute(job: &Job<'_>, host: &Host<'_>, permit: Permit<'_>) -> Execution {
     let Some(config) = &job.executor.config else {
         return Execution::refused(vec![Finding::error(Code::ExecutorUnavailable, "no executor is configured")]);
     };
@@ -105,20 +124,24 @@ pub fn execute(job: &Job<'_>, host: &Host<'_>) -> Execution {
         Ok(prepared) => prepared,
         Err(findings) => return Execution::refused(findings),
     };
-    let ended = match converse(&order, host, &secrets) {
+    let ended = match converse(&order, host, &secrets, permit) {
         Ok(ended) => ended,
         Err(error) => {
             let message = format!("the executor could not be supervised: {error}");
             return Execution::refused(vec![Finding::error(Code::ExecutorFailed, message)]);
         }
     };
-    let Ended { log, printed, verdict, supervisor: Supervisor { mut process, channel } } = ended;
-    let verdict = verdict.unwrap_or_else(|| Verdict {
+    let Ended { log, printed, refusals, verdict, supervisor: Supervisor { mut process, channel } } = ended;
+    let mut verdict = verdict.unwrap_or_else(|| Verdict {
         level: "none".into(),
         fate: Fate::Unstartable("its supervisor ended without a word".into()),
         killed: 0,
     });
+    if !refusals.is_empty() {
+        verdict.fate = Fate::Unstartable("it is not allowed to".into());
+    }
     let harvest = match judge(&verdict, config, &order, printed) {
+        Some(_) if !refusals.is_empty() => Err(refusals),
         Some(finding) => Err(vec![finding]),
         None => {
             harvest(&scratch, job.outputs, job.request.0, &order.bounds).and_then(|harvest| without_secrets(harvest, &secrets))
@@ -129,8 +152,11 @@ pub fn execute(job: &Job<'_>, host: &Host<'_>) -> Execution {
     process.wait().ok();
     drop(scratch);
     let mut warnings = Vec::new();
-    if printed > log.len() as u64 {
-        let message = format!("the executor printed {printed} bytes, of which {} are kept", log.len());
+    if printed > order.bounds.log_bytes {
+        let message = format!(
+            "the executor printed {printed} bytes, of which the first and the last are kept, {} in all",
+            order.bounds.log_bytes
+        );
         warnings.push(Finding::warning(Code::ExecutorLogCut, message).hint("sandbox.limits.log_bytes keeps more"));
     }
     Execution { level: verdict.level, exit: spelled(&verdict.fate), log, warnings, harvest }
@@ -148,7 +174,10 @@ fn prepare(job: &Job<'_>, config: &ExecutorConfig, host: &Host<'_>) -> Result<Pr
     if !broken.is_empty() {
         return Err(broken.into_iter().map(|finding| Finding { code: Code::RequestInvalid, ..finding }).collect());
     }
-    let changed: Vec<Finding> = job.executor.programs.iter().filter_map(resolve::recheck).collect();
+    let words = config.command.as_deref().unwrap_or_default();
+    // The program itself is hashed once more by the process that becomes it.
+    let arguments = job.executor.programs.iter().filter(|program| Some(&program.path) != words.first());
+    let changed: Vec<Finding> = arguments.filter_map(resolve::recheck).collect();
     if !changed.is_empty() {
         return Err(changed);
     }
@@ -164,7 +193,6 @@ fn prepare(job: &Job<'_>, config: &ExecutorConfig, host: &Host<'_>) -> Result<Pr
         );
         vec![Finding::error(Code::ScratchFailed, message).hint("TMPDIR names another folder")]
     };
-    let words = config.command.as_deref().unwrap_or_default();
     let programs: Vec<&str> = words.iter().map(String::as_str).collect();
     let mut scratch = Scratch::new(&host.temporary, &files, &programs).map_err(failed)?;
     // The request is git cbia's own; that the executor may overwrite it harms nobody.
@@ -179,11 +207,13 @@ fn prepare(job: &Job<'_>, config: &ExecutorConfig, host: &Host<'_>) -> Result<Pr
     let Some((program, arguments)) = words.split_first() else {
         return Err(vec![Finding::error(Code::ExecutorUnavailable, "the executor has no command")]);
     };
+    let admitted = job.executor.programs.iter().find(|admitted| &admitted.path == program && program.starts_with('/'));
     let program = if program.starts_with('/') { program.clone() } else { format!("{tree}/{program}") };
     let arguments = arguments.iter().cloned().chain([format!("{tree}/{}", at.as_str())]).collect();
     let order = Order {
         binary: text(&host.program)?,
         program,
+        sha256: admitted.map(|admitted| admitted.sha256),
         arguments,
         environment,
         scratch: text(scratch.path())?,
@@ -192,6 +222,7 @@ fn prepare(job: &Job<'_>, config: &ExecutorConfig, host: &Host<'_>) -> Result<Pr
         read: sandbox.read,
         network: sandbox.network.unwrap_or(false),
         require: sandbox.require.unwrap_or(true),
+        wrapped: false,
         timeout_ms: config.timeout_s.unwrap_or(DEFAULT_TIMEOUT_S).saturating_mul(1000),
         bounds: sandbox.limits.unwrap_or_default().bounds(),
     };
@@ -222,16 +253,23 @@ fn environment(config: &ExecutorConfig, host: &Host<'_>) -> Result<Variables, Ve
     if findings.is_empty() { Ok((environment, secrets)) } else { Err(findings) }
 }
 
-/// What the executor printed.
+/// What the executor printed: the beginning and the end are kept.
 struct Printed<'a> {
     show: &'a dyn Fn(&[u8]),
-    kept: Vec<u8>,
-    /// How much is kept: a secret that begins before the cut must be whole to be found.
-    room: usize,
+    head: Vec<u8>,
+    tail: Vec<u8>,
+    /// How much of each is kept, in bytes.
+    rooms: (usize, usize),
+    /// How much more is held until the end: a secret that crosses a cut must be whole to be found.
+    spare: usize,
     total: u64,
 }
 
-impl Printed<'_> {
+impl<'a> Printed<'a> {
+    fn new(show: &'a dyn Fn(&[u8]), keep: usize, spare: usize) -> Self {
+        Self { show, head: Vec::new(), tail: Vec::new(), rooms: (keep - keep / 2, keep / 2), spare, total: 0 }
+    }
+
     /// Takes in a part of what a pipe holds. Whether there was anything.
     fn take(&mut self, stream: &mut dyn Read, buffer: &mut [u8]) -> bool {
         // The pipe is empty, or broken: nobody is left who could say more.
@@ -239,10 +277,41 @@ impl Printed<'_> {
         if self.total <= MAX_PRINTED {
             (self.show)(&buffer[..count]);
         }
-        self.total += count as u64;
-        let room = self.room - self.kept.len();
-        self.kept.extend_from_slice(&buffer[..count.min(room)]);
+        self.keep(&buffer[..count]);
         true
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        self.total += bytes.len() as u64;
+        let (first, rest) = bytes.split_at(bytes.len().min(self.rooms.0 + self.spare - self.head.len()));
+        self.head.extend_from_slice(first);
+        self.tail.extend_from_slice(rest);
+        let room = self.rooms.1 + self.spare;
+        // Seldom, so that each byte is moved about once.
+        if self.tail.len() > 2 * room + (64 << 10) {
+            self.tail.drain(..self.tail.len() - room);
+        }
+    }
+
+    /// What is kept, with stars in the place of secrets, and a line that says how much is left out.
+    fn kept(mut self, secrets: &[String]) -> Vec<u8> {
+        if self.total == (self.head.len() + self.tail.len()) as u64 {
+            self.head.append(&mut self.tail);
+            self.head = redact(self.head, secrets);
+            if self.total <= (self.rooms.0 + self.rooms.1) as u64 {
+                return self.head;
+            }
+            self.tail = self.head.clone();
+        } else {
+            self.head = redact(self.head, secrets);
+            self.tail = redact(self.tail, secrets);
+        }
+        self.head.truncate(self.rooms.0);
+        self.tail.drain(..self.tail.len().saturating_sub(self.rooms.1));
+        let left_out = self.total - (self.head.len() + self.tail.len()) as u64;
+        self.head.extend_from_slice(format!("\n[{left_out} bytes are left out here]\n").as_bytes());
+        self.head.append(&mut self.tail);
+        self.head
     }
 }
 
@@ -255,12 +324,14 @@ struct Supervisor {
 struct Ended {
     log: Vec<u8>,
     printed: u64,
+    /// Why it was not let start, if it was not.
+    refusals: Vec<Finding>,
     verdict: Option<Verdict>,
     supervisor: Supervisor,
 }
 
 /// Starts the supervisor, and reads what is printed until it gives its verdict. Never waits for a pipe that somebody holds.
-fn converse(order: &Order, host: &Host<'_>, secrets: &[String]) -> io::Result<Ended> {
+fn converse(order: &Order, host: &Host<'_>, secrets: &[String], permit: Permit<'_>) -> io::Result<Ended> {
     let (channel, theirs) = UnixStream::pair()?;
     let mut process = command(&host.program)
         .args([ARGUMENT, SUPERVISE])
@@ -276,50 +347,70 @@ fn converse(order: &Order, host: &Host<'_>, secrets: &[String]) -> io::Result<En
     let supervisor = Supervisor { process, channel };
     (&supervisor.channel).write_all(&line)?;
     let (Some(mut out), Some(mut err)) = (out, err) else { return Err(io::Error::other("there are no pipes")) };
-    for stream in [out.as_fd(), err.as_fd(), supervisor.channel.as_fd()] {
+    for stream in [out.as_fd(), err.as_fd()] {
         rustix::io::ioctl_fionbio(stream, true)?;
     }
     let longest = secrets.iter().map(String::len).max().unwrap_or(0);
-    let keep = order.bounds.log_bytes as usize;
-    let mut printed = Printed { show: host.show, kept: Vec::new(), room: keep + longest, total: 0 };
-    let (mut buffer, mut answer) = (vec![0; 64 << 10], Vec::new());
-    let mut pause = Duration::from_micros(50);
-    let mut ended = false;
+    let mut printed = Printed::new(host.show, order.bounds.log_bytes as usize, longest);
+    let (mut buffer, mut said) = (vec![0; 64 << 10], Vec::new());
+    let mut pause = SHORTEST_PAUSE;
+    let (mut verdict, mut refusals, mut ended) = (None, Vec::new(), false);
     loop {
-        ended = ended || listen(&supervisor.channel, &mut answer);
-        let some = printed.take(&mut out, &mut buffer) | printed.take(&mut err, &mut buffer);
-        match (some, ended) {
-            // What was printed before the verdict was in the pipes by then.
-            (false, true) => break,
-            (false, false) => {
-                std::thread::sleep(pause);
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
-            (true, _) if printed.total > MAX_PRINTED => {
+        if printed.take(&mut out, &mut buffer) | printed.take(&mut err, &mut buffer) {
+            if printed.total > MAX_PRINTED {
                 // The supervisor sees that nobody wants the result any more.
                 supervisor.channel.shutdown(std::net::Shutdown::Write).ok();
             }
-            (true, _) => pause = Duration::from_micros(50),
+            pause = SHORTEST_PAUSE;
+            continue;
         }
-    }
-    let mut log = redact(printed.kept, secrets);
-    log.truncate(keep);
-    Ok(Ended { log, printed: printed.total, verdict: serde_json::from_slice(&answer).ok(), supervisor })
-}
-
-/// Takes in what the supervisor says; whether it has said everything.
-fn listen(mut channel: &UnixStream, answer: &mut Vec<u8>) -> bool {
-    let mut buffer = [0; 4096];
-    loop {
-        match channel.read(&mut buffer) {
-            Ok(0) => return true,
-            Ok(count) => {
-                answer.extend_from_slice(&buffer[..count]);
-                if answer.ends_with(b"\n") {
-                    return true;
+        if ended {
+            // What was printed before the verdict was in the pipes by then.
+            break;
+        }
+        // It is the supervisor's word that is waited for; what is printed may wait a moment.
+        supervisor.channel.set_read_timeout(Some(pause))?;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        match listen(&supervisor.channel, &mut said) {
+            Heard::Nothing => {}
+            Heard::Said(Notice::Reached(level)) => {
+                refusals = permit(&level);
+                if refusals.is_empty() {
+                    (&supervisor.channel).write_all(b"\n").ok();
+                } else {
+                    supervisor.channel.shutdown(std::net::Shutdown::Write).ok();
                 }
             }
-            Err(error) => return !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+            Heard::Said(Notice::Ended(last)) => (verdict, ended) = (Some(last), true),
+            Heard::Gone => ended = true,
+        }
+    }
+    let total = printed.total;
+    Ok(Ended { log: printed.kept(secrets), printed: total, refusals, verdict, supervisor })
+}
+
+enum Heard {
+    Nothing,
+    Said(Notice),
+    Gone,
+}
+
+/// Hears one line of the supervisor, if it comes in time. `said` holds what has come of it so far.
+fn listen(mut channel: &UnixStream, said: &mut Vec<u8>) -> Heard {
+    let mut byte = [0; 1];
+    loop {
+        match channel.read(&mut byte) {
+            Ok(0) => return Heard::Gone,
+            Ok(_) if byte == *b"\n" => {
+                let notice = serde_json::from_slice(&std::mem::take(said));
+                return notice.map_or(Heard::Gone, Heard::Said);
+            }
+            Ok(_) => said.extend_from_slice(&byte),
+            Err(error) => {
+                let waited =
+                    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted);
+                return if waited { Heard::Nothing } else { Heard::Gone };
+            }
         }
     }
 }
@@ -363,6 +454,7 @@ fn spelled(fate: &Fate) -> String {
         Fate::Signalled(signal) => format!("signal {signal}"),
         Fate::TimedOut => "time-out".into(),
         Fate::TooManyProcesses => "too many processes".into(),
+        Fate::TooMuchDisk => "too much disk".into(),
         Fate::Abandoned => "stopped".into(),
         Fate::Unkillable => "cannot be killed".into(),
         Fate::Unconfined(_) | Fate::Unstartable(_) => "not started".into(),
@@ -401,6 +493,14 @@ fn judge(verdict: &Verdict, config: &ExecutorConfig, order: &Order, printed: u64
             error(Code::ExecutorKilled, format!("the executor had more than {limit} processes, and was killed"))
                 .hint("sandbox.limits.processes allows more")
         }
+        Fate::TooMuchDisk => {
+            let limit = order.bounds.disk_bytes;
+            error(
+                Code::ExecutorKilled,
+                format!("the executor's scratch directory took more than {limit} bytes, and it was killed"),
+            )
+            .hint("sandbox.limits.disk_bytes allows more")
+        }
         Fate::Abandoned if printed > MAX_PRINTED => {
             error(Code::ExecutorKilled, format!("the executor printed more than {MAX_PRINTED} bytes, and was killed"))
                 .hint("write results to the declared outputs, and less to the terminal")
@@ -421,6 +521,29 @@ fn judge(verdict: &Verdict, config: &ExecutorConfig, order: &Order, printed: u64
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_beginning_and_the_end_of_what_was_printed_are_kept() {
+        let secrets = ["hunter2hunter2".to_owned()];
+        let cut = |left: usize, head: &str, tail: &str| format!("{head}\n[{left} bytes are left out here]\n{tail}");
+        let cases = [
+            ("short".to_owned(), "short".to_owned()),
+            ("0123456789".to_owned(), "0123456789".to_owned()),
+            ("0123456789a".to_owned(), cut(1, "01234", "6789a")),
+            (format!("01234{}56789", "x".repeat(400_000)), cut(400_000, "01234", "56789")),
+            // A secret that crosses the first cut, or the second.
+            (format!("012hunter2hunter2{}56789", "x".repeat(400_000)), cut(400_012, "012**", "56789")),
+            (format!("01234{}hunter2hunter2789", "x".repeat(400_000)), cut(400_012, "01234", "**789")),
+            ("12hunter2hunter289".to_owned(), cut(8, "12***", "***89")),
+        ];
+        for (given, wanted) in cases {
+            for step in [1, 7, 1000, 1 << 20] {
+                let mut printed = Printed::new(&|_| {}, 10, 14);
+                given.as_bytes().chunks(step).for_each(|part| printed.keep(part));
+                assert_eq!(String::from_utf8(printed.kept(&secrets)).unwrap(), wanted, "{step}");
+            }
+        }
+    }
 
     #[test]
     fn secrets_are_starred_wherever_they_stand() {

@@ -8,3 +8,4 @@ pub mod resolve;
 mod sandbox;
 mod scratch;
 pub mod supervise;
+mod wrap;

@@ -196,6 +196,27 @@ pub fn remove(top: &Path) {
     }
 }
 
+/// Bytes of the disk that a directory takes, as far as it can be seen while somebody may be writing in it; counted no further than `limit`.
+pub fn weight(top: &Path, limit: u64) -> u64 {
+    let mut waiting = vec![top.to_owned()];
+    let mut bytes = 0u64;
+    while let Some(folder) = waiting.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        for entry in entries.flatten() {
+            // Of the entry itself, also if it is a link.
+            let Ok(stat) = entry.metadata() else { continue };
+            bytes = bytes.saturating_add(stat.blocks().saturating_mul(512));
+            if bytes > limit {
+                return bytes;
+            }
+            if stat.is_dir() {
+                waiting.push(entry.path());
+            }
+        }
+    }
+    bytes
+}
+
 fn flatten(top: &Path) -> io::Result<()> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = |parent: &dyn std::os::fd::AsFd, name: &[u8]| rustix::fs::openat(parent, name, flags, Mode::empty());
@@ -279,6 +300,19 @@ mod tests {
         drop(Scratch::new(parent.path(), &files(), &[]).unwrap());
         let left: Vec<_> = std::fs::read_dir(parent.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left, ["git-cbia-other"]);
+    }
+
+    #[test]
+    fn what_it_takes_of_the_disk_is_weighed() {
+        let parent = tempfile::tempdir().unwrap();
+        let scratch = Scratch::new(parent.path(), &files(), &[]).unwrap();
+        let before = weight(scratch.path(), u64::MAX);
+        std::fs::create_dir_all(scratch.temporary().join("a/b")).unwrap();
+        std::fs::write(scratch.temporary().join("a/b/c"), vec![1; 1 << 20]).unwrap();
+        std::os::unix::fs::symlink("/usr", scratch.tree().join("link")).unwrap();
+        let after = weight(scratch.path(), u64::MAX);
+        assert!((before + (1 << 20)..before + (2 << 20)).contains(&after), "{before} {after}");
+        assert!(weight(scratch.path(), 4096) > 4096);
     }
 
     #[test]

@@ -178,7 +178,11 @@ fn execute(
     options: &Options<'_>,
     contents: &BTreeMap<RepoPath, Vec<u8>>,
 ) -> Result<Produced, Vec<Finding>> {
-    let Executed { produced, trace, warnings } = admitted.execute(contents, options.host);
+    let mut judge = Remembering::new(admitted.store, options.cage);
+    let Executed { produced, trace, warnings } = admitted.execute(contents, options.host, &mut judge);
+    settle.findings.append(&mut judge.findings);
+    // That it is remembered only saves time.
+    admitted.store.remember(&judge.fresh).ok();
     settle.findings.extend(warnings.into_iter().filter(|warning| !settle.findings.contains(warning)).collect::<Vec<_>>());
     settle.trace = trace;
     produced

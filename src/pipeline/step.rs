@@ -292,15 +292,15 @@ impl Admitted<'_> {
     }
 
     /// Executes GEN.
-    pub fn execute(&self, contents: &BTreeMap<RepoPath, Vec<u8>>, host: &Host<'_>) -> Executed {
-        let (ledger, objectives) = match (&self.inputs.ledger, &self.inputs.objectives) {
-            (Ok(ledger), Ok(objectives)) => (ledger, objectives),
-            (Err(findings), _) | (_, Err(findings)) => {
+    pub fn execute(&self, contents: &BTreeMap<RepoPath, Vec<u8>>, host: &Host<'_>, judge: &mut dyn Judge) -> Executed {
+        let (ledger, objectives, bundle) = match (&self.inputs.ledger, &self.inputs.objectives, &self.inputs.bundle) {
+            (Ok(ledger), Ok(objectives), Ok(bundle)) => (ledger, objectives, bundle),
+            (Err(findings), _, _) | (_, Err(findings), _) | (_, _, Err(findings)) => {
                 return Executed { produced: Err(findings.clone()), trace: None, warnings: Vec::new() };
             }
         };
         let values = objectives.value.as_array().map(Vec::as_slice).unwrap_or_default();
         let sources = Sources { ledger: &ledger.document, objectives: (&objectives.document, values), contents };
-        r#gen::execute(self.input, &sources, host)
+        r#gen::execute(self.input, &sources, host, bundle, judge)
     }
 }

@@ -1,0 +1,85 @@
+//! bubblewrap around the confined process, where it is installed and works: a second wall of other making, of namespaces.
+//!
+//! Inside, everything but the scratch directory is mounted read-only, there are no devices but the harmless ones, and no network unless it
+//! is granted. Landlock and seccomp follow inside. It is an extra, and used only where confinement is required: a container that refuses
+//! namespaces is confined by Landlock and seccomp alone, and the level says so.
+
+use std::process::Command;
+
+use crate::document::confinement::{Fate, Order};
+
+/// The layer's name in the level that was reached.
+pub const LAYER: &str = "bwrap";
+
+#[cfg(not(target_os = "linux"))]
+pub fn command(_: &Order) -> Option<Command> {
+    None
+}
+
+/// The command that becomes `order.binary` inside bubblewrap, whose arguments are still to be added; nothing where it cannot work.
+#[cfg(target_os = "linux")]
+pub fn command(order: &Order) -> Option<Command> {
+    use std::path::Path;
+    use std::process::Stdio;
+    /// Nothing is searched for: a program of another place may be anybody's.
+    const PLACES: [&str; 2] = ["/usr/bin/bwrap", "/bin/bwrap"];
+    const PROBE: &str = "/bin/true";
+
+    if !order.require {
+        return None;
+    }
+    let program = PLACES.into_iter().map(Path::new).find(|place| place.is_file())?;
+    let inside = |what: &str| {
+        let mut command = super::external::command(program);
+        command.args(["--unshare-user", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--cap-drop", "ALL"]);
+        if !order.network {
+            command.arg("--unshare-net");
+        }
+        command.args(["--die-with-parent", "--ro-bind", "/", "/", "--dev", "/dev"]);
+        command.args(["--bind", &order.scratch, &order.scratch, "--", what]);
+        command.env_clear().current_dir("/");
+        command
+    };
+    let mut probe = inside(PROBE);
+    let works = probe.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    works.is_ok_and(|status| status.success()).then(|| inside(&order.binary))
+}
+
+/// What an exit status says: bubblewrap tells a signal as a shell does, by 128 and its number.
+pub fn fate(order: &Order, status: i32) -> Fate {
+    match status.checked_sub(128) {
+        Some(signal @ 1..=64) if order.wrapped => Fate::Signalled(signal),
+        _ => Fate::Exited(status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::executor::Limits;
+
+    #[test]
+    fn a_signal_is_told_as_one() {
+        let order = |wrapped| Order {
+            binary: String::new(),
+            program: String::new(),
+            sha256: None,
+            arguments: Vec::new(),
+            environment: Default::default(),
+            scratch: String::new(),
+            tree: String::new(),
+            temporary: String::new(),
+            read: Vec::new(),
+            network: false,
+            require: true,
+            wrapped,
+            timeout_ms: 1,
+            bounds: Limits::default().bounds(),
+        };
+        assert_eq!(
+            [0, 3, 128, 137, 255].map(|status| fate(&order(true), status)),
+            [Fate::Exited(0), Fate::Exited(3), Fate::Exited(128), Fate::Signalled(9), Fate::Exited(255)]
+        );
+        assert_eq!(fate(&order(false), 137), Fate::Exited(137));
+    }
+}
