@@ -61,7 +61,10 @@ pub(super) fn become_program(order: &Order) -> io::Error {
     if before.is_empty() {
         program.arg0(&order.program);
     }
-    program.args(before).args(&order.arguments).env_clear().envs(&order.environment).stdin(Stdio::null()).exec()
+    // In one pipe, what is printed keeps its order.
+    let Ok(output) = io::stdout().as_fd().try_clone_to_owned() else { return io::Error::other("its output cannot be shared") };
+    program.args(before).args(&order.arguments).env_clear().envs(&order.environment);
+    program.stdin(Stdio::null()).stderr(Stdio::from(output)).exec()
 }
 
 /// What the executor is given.

@@ -41,6 +41,11 @@ impl Print {
             links: metadata.nlink(),
         }
     }
+
+    /// The size, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
 }
 
 impl From<&rustix::fs::Stat> for Print {
@@ -237,8 +242,15 @@ fn flatten(top: &Path) -> io::Result<()> {
             if matches!(name, b"." | b"..") || is_root && name == LOCK.as_bytes() {
                 continue;
             }
-            let stat = rustix::fs::statat(&handle, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
-            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            let kind = match entry.file_type() {
+                // The file system does not tell.
+                FileType::Unknown => {
+                    let stat = rustix::fs::statat(&handle, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
+                    FileType::from_raw_mode(stat.st_mode)
+                }
+                kind => kind,
+            };
+            if kind == FileType::Directory {
                 folders.push(name.to_vec());
             } else {
                 rustix::fs::unlinkat(&handle, entry.file_name(), AtFlags::empty())?;

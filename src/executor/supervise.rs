@@ -12,8 +12,9 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc::{Receiver, Sender};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
@@ -73,38 +74,72 @@ fn supervise() -> io::Result<()> {
     // Ctrl-C goes to the terminal's foreground group, of which this is not a member any more.
     rustix::process::setsid()?;
     adopt_orphans()?;
-    let (ours, theirs) = UnixStream::pair()?;
-    let mut confined = match wrap::command(&order) {
+    let (tell, events) = std::sync::mpsc::channel();
+    hear_giver(&channel, tell.clone())?;
+    let mut ran = match wrap::command(&order) {
         Some(wrapped) => {
             order.wrapped = true;
-            wrapped
+            run(wrapped, &channel, (&tell, &events), &order)?
         }
-        None => command(Path::new(&order.binary)),
+        None => run(command(Path::new(&order.binary)), &channel, (&tell, &events), &order)?,
     };
-    confined.args([ARGUMENT, CONFINE]).env_clear().current_dir("/").stdin(Stdio::from(OwnedFd::from(theirs)));
-    let spawned = confined.spawn()?;
-    // It holds the other end, whose closing tells that the process is gone.
-    drop(confined);
-    let child = Pid::from_raw(spawned.id() as i32).ok_or_else(|| io::Error::other("the child has no id"))?;
-    say(&ours, &order)?;
-    let (tell, events) = std::sync::mpsc::channel();
-    let listener = listen(child, &channel, &ours, &tell)?;
-    drop(tell);
-    let mut words = Vec::new();
-    let fate = watch(child, &channel, &ours, &events, &mut words, &order);
-    let ended = matches!(fate, Fate::Exited(_) | Fate::Signalled(_));
-    let (killed, gone) = end(if ended { GRACE } else { Duration::ZERO });
-    // Nobody is left who could keep the socket open.
-    if gone && listener.join().is_ok() {
-        words.extend(events.try_iter().filter_map(|event| if let Event::Said(word) = event { Some(word) } else { None }));
+    let unheard = matches!(ran.fate, Fate::Exited(_) | Fate::Signalled(_)) && ran.words.is_empty() && ran.gone;
+    if order.wrapped && unheard && !ran.abandoned {
+        // bubblewrap could not do its work here, which is why nothing was said.
+        order.wrapped = false;
+        ran = run(command(Path::new(&order.binary)), &channel, (&tell, &events), &order)?;
     }
-    let verdict = verdict(fate, &words, killed, gone);
     // Whoever gave the order harvests now, removes the directory and closes its end; or is gone already.
-    if say(&channel, &Notice::Ended(verdict)).is_ok() {
+    if say(&channel, &Notice::Ended(verdict(ran))).is_ok() {
         io::copy(&mut &channel, &mut io::sink()).ok();
     }
     scratch::remove(Path::new(&order.scratch));
     Ok(())
+}
+
+/// A confined process that was started, and of which nothing is left, or nothing that can be killed.
+struct Finished {
+    fate: Fate,
+    words: Vec<String>,
+    killed: u64,
+    gone: bool,
+    abandoned: bool,
+}
+
+/// Starts the process that confines itself, and waits until nothing is left of it.
+fn run(
+    mut process: Command,
+    channel: &UnixStream,
+    (tell, events): (&Sender<Event>, &Receiver<Event>),
+    order: &Order,
+) -> io::Result<Finished> {
+    let (ours, theirs) = UnixStream::pair()?;
+    // The program's errors go where its output goes, in their order; this is about what the process says before.
+    let stderr = if order.wrapped { Stdio::null() } else { Stdio::inherit() };
+    process.args([ARGUMENT, CONFINE]).env_clear().current_dir("/").stdin(Stdio::from(OwnedFd::from(theirs))).stderr(stderr);
+    let spawned = process.spawn()?;
+    // It holds the other end, whose closing tells that the process is gone.
+    drop(process);
+    let child = Pid::from_raw(spawned.id() as i32).ok_or_else(|| io::Error::other("the child has no id"))?;
+    // A process that ends at once is heard of below.
+    say(&ours, order).ok();
+    let listener = hear_child(child, &ours, tell)?;
+    let mut words = Vec::new();
+    let fate = watch(child, channel, &ours, events, &mut words, order);
+    let ended = matches!(fate, Fate::Exited(_) | Fate::Signalled(_));
+    let (killed, gone) = end(if ended { GRACE } else { Duration::ZERO });
+    let mut abandoned = fate == Fate::Abandoned;
+    // Nobody is left who could keep the socket open.
+    if gone && listener.join().is_ok() {
+        for event in events.try_iter() {
+            match event {
+                Event::Said(word) => words.push(word),
+                Event::Abandoned => abandoned = true,
+                Event::Ended | Event::Consent => {}
+            }
+        }
+    }
+    Ok(Finished { fate, words, killed, gone, abandoned })
 }
 
 /// What the supervisor waits for.
@@ -119,29 +154,29 @@ enum Event {
     Abandoned,
 }
 
-/// Waits for each kind of event in a thread of its own, so that nothing is polled. Gives the thread that hears the confined process.
-fn listen(
-    child: Pid,
-    channel: &UnixStream,
-    confined: &UnixStream,
-    tell: &Sender<Event>,
-) -> io::Result<std::thread::JoinHandle<()>> {
-    let (mut from_giver, teller) = (channel.try_clone()?, tell.clone());
-    std::thread::Builder::new().spawn(move || {
-        while let Ok(1..) = from_giver.read(&mut [0; 64]) {
-            teller.send(Event::Consent).ok();
+/// Waits in a thread for what the one who gave the order says.
+fn hear_giver(channel: &UnixStream, tell: Sender<Event>) -> io::Result<()> {
+    let mut channel = channel.try_clone()?;
+    let hear = move || {
+        while let Ok(1..) = channel.read(&mut [0; 64]) {
+            tell.send(Event::Consent).ok();
         }
-        teller.send(Event::Abandoned).ok();
-    })?;
+        tell.send(Event::Abandoned).ok();
+    };
+    std::thread::Builder::new().spawn(hear).map(drop)
+}
+
+/// Waits for the confined process in one thread, and for what it says in another, which is given.
+fn hear_child(child: Pid, confined: &UnixStream, tell: &Sender<Event>) -> io::Result<JoinHandle<()>> {
     let teller = tell.clone();
     std::thread::Builder::new().spawn(move || {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         while matches!(rustix::process::waitid(WaitId::Pid(child), options), Err(rustix::io::Errno::INTR)) {}
         teller.send(Event::Ended).ok();
     })?;
-    let (from_confined, teller) = (BufReader::new(confined.try_clone()?), tell.clone());
+    let (confined, teller) = (BufReader::new(confined.try_clone()?), tell.clone());
     std::thread::Builder::new().spawn(move || {
-        for line in from_confined.lines().map_while(Result::ok) {
+        for line in confined.lines().map_while(Result::ok) {
             teller.send(Event::Said(line)).ok();
         }
     })
@@ -157,10 +192,10 @@ fn adopt_orphans() -> io::Result<()> {
     Ok(())
 }
 
-fn verdict(fate: Fate, words: &[String], killed: u64, gone: bool) -> Verdict {
+fn verdict(ran: Finished) -> Verdict {
     let mut level = "none".to_owned();
     let mut refused = Some(Fate::Unstartable("its process ended before it was confined".into()));
-    for line in words {
+    for line in &ran.words {
         match serde_json::from_str(line) {
             Ok(Word::Confined(reached)) => (level, refused) = (reached, None),
             Ok(Word::Unconfined(why)) => refused = Some(Fate::Unconfined(why)),
@@ -168,12 +203,12 @@ fn verdict(fate: Fate, words: &[String], killed: u64, gone: bool) -> Verdict {
             Err(error) => refused = Some(Fate::Unstartable(error.to_string())),
         }
     }
-    let fate = match (fate, refused) {
+    let fate = match (ran.fate, refused) {
         (Fate::Exited(_), Some(refused)) => refused,
-        (fate, _) if gone => fate,
+        (fate, _) if ran.gone => fate,
         _ => Fate::Unkillable,
     };
-    Verdict { level, fate, killed }
+    Verdict { level, fate, killed: ran.killed }
 }
 
 /// Waits until the executor has ended, or must.

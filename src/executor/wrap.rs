@@ -16,33 +16,23 @@ pub fn command(_: &Order) -> Option<Command> {
     None
 }
 
-/// The command that becomes `order.binary` inside bubblewrap, whose arguments are still to be added; nothing where it cannot work.
+/// The command that becomes `order.binary` inside bubblewrap, whose arguments are still to be added. Whether it works shows when it is run: a
+/// process inside has something to say.
 #[cfg(target_os = "linux")]
 pub fn command(order: &Order) -> Option<Command> {
     use std::path::Path;
-    use std::process::Stdio;
     /// Nothing is searched for: a program of another place may be anybody's.
     const PLACES: [&str; 2] = ["/usr/bin/bwrap", "/bin/bwrap"];
-    const PROBE: &str = "/bin/true";
 
-    if !order.require {
-        return None;
+    let program = PLACES.into_iter().map(Path::new).find(|place| order.require && place.is_file())?;
+    let mut command = super::external::command(program);
+    command.args(["--unshare-user", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--cap-drop", "ALL"]);
+    if !order.network {
+        command.arg("--unshare-net");
     }
-    let program = PLACES.into_iter().map(Path::new).find(|place| place.is_file())?;
-    let inside = |what: &str| {
-        let mut command = super::external::command(program);
-        command.args(["--unshare-user", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--cap-drop", "ALL"]);
-        if !order.network {
-            command.arg("--unshare-net");
-        }
-        command.args(["--die-with-parent", "--ro-bind", "/", "/", "--dev", "/dev"]);
-        command.args(["--bind", &order.scratch, &order.scratch, "--", what]);
-        command.env_clear().current_dir("/");
-        command
-    };
-    let mut probe = inside(PROBE);
-    let works = probe.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    works.is_ok_and(|status| status.success()).then(|| inside(&order.binary))
+    command.args(["--die-with-parent", "--ro-bind", "/", "/", "--dev", "/dev"]);
+    command.args(["--bind", &order.scratch, &order.scratch, "--", &order.binary]);
+    Some(command)
 }
 
 /// What an exit status says: bubblewrap tells a signal as a shell does, by 128 and its number.
