@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
@@ -13,9 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use gix::bstr::ByteSlice as _;
-
 use super::harvest::{Harvest, harvest};
+use super::printed::{MAX_PRINTED, Printed, holds_secret};
 use super::scratch::Scratch;
 use super::supervise::{ARGUMENT, SUPERVISE};
 use super::{resolve, sandbox};
@@ -31,10 +30,6 @@ use crate::document::schema::{Kind, parse, validate};
 const REQUEST_VARIABLE: &str = "CBIA_GEN_REQUEST";
 /// The variable that names the folder for temporary files.
 const TEMPORARY_VARIABLE: &str = "TMPDIR";
-/// An executor that prints more than this, in bytes, is killed.
-pub const MAX_PRINTED: u64 = 64 << 20;
-/// Values that are shorter than this, in bytes, are too common to be looked for as secrets.
-const SHORTEST_SECRET: usize = 8;
 /// How long what is printed may wait in a pipe, at first and at last, while nothing else happens.
 const SHORTEST_PAUSE: Duration = Duration::from_micros(100);
 const LONGEST_PAUSE: Duration = Duration::from_millis(10);
@@ -256,68 +251,6 @@ fn environment(config: &ExecutorConfig, host: &Host<'_>) -> Result<Variables, Ve
     if findings.is_empty() { Ok((environment, secrets)) } else { Err(findings) }
 }
 
-/// What the executor printed: the beginning and the end are kept.
-struct Printed<'a> {
-    show: &'a dyn Fn(&[u8]),
-    head: Vec<u8>,
-    tail: Vec<u8>,
-    /// How much of each is kept, in bytes.
-    rooms: (usize, usize),
-    /// How much more is held until the end: a secret that crosses a cut must be whole to be found.
-    spare: usize,
-    total: u64,
-}
-
-impl<'a> Printed<'a> {
-    fn new(show: &'a dyn Fn(&[u8]), keep: usize, spare: usize) -> Self {
-        Self { show, head: Vec::new(), tail: Vec::new(), rooms: (keep - keep / 2, keep / 2), spare, total: 0 }
-    }
-
-    /// Takes in a part of what a pipe holds. Whether there was anything.
-    fn take(&mut self, stream: &mut dyn Read, buffer: &mut [u8]) -> bool {
-        // The pipe is empty, or broken: nobody is left who could say more.
-        let Ok(count @ 1..) = stream.read(buffer) else { return false };
-        if self.total <= MAX_PRINTED {
-            (self.show)(&buffer[..count]);
-        }
-        self.keep(&buffer[..count]);
-        true
-    }
-
-    fn keep(&mut self, bytes: &[u8]) {
-        self.total += bytes.len() as u64;
-        let (first, rest) = bytes.split_at(bytes.len().min(self.rooms.0 + self.spare - self.head.len()));
-        self.head.extend_from_slice(first);
-        self.tail.extend_from_slice(rest);
-        let room = self.rooms.1 + self.spare;
-        // Seldom, so that each byte is moved about once.
-        if self.tail.len() > 2 * room + (64 << 10) {
-            self.tail.drain(..self.tail.len() - room);
-        }
-    }
-
-    /// What is kept, with stars in the place of secrets, and a line that says how much is left out.
-    fn kept(mut self, secrets: &[String]) -> Vec<u8> {
-        if self.total == (self.head.len() + self.tail.len()) as u64 {
-            self.head.append(&mut self.tail);
-            self.head = redact(self.head, secrets);
-            if self.total <= (self.rooms.0 + self.rooms.1) as u64 {
-                return self.head;
-            }
-            self.tail = self.head.clone();
-        } else {
-            self.head = redact(self.head, secrets);
-            self.tail = redact(self.tail, secrets);
-        }
-        self.head.truncate(self.rooms.0);
-        self.tail.drain(..self.tail.len().saturating_sub(self.rooms.1));
-        let left_out = self.total - (self.head.len() + self.tail.len()) as u64;
-        self.head.extend_from_slice(format!("\n[{left_out} bytes are left out here]\n").as_bytes());
-        self.head.append(&mut self.tail);
-        self.head
-    }
-}
-
 struct Supervisor {
     process: Child,
     /// Closing it lets the supervisor end.
@@ -418,26 +351,9 @@ fn listen(mut channel: &UnixStream, said: &mut Vec<u8>) -> Heard {
     }
 }
 
-/// The same bytes with stars in the place of secrets.
-fn redact(mut bytes: Vec<u8>, secrets: &[String]) -> Vec<u8> {
-    for secret in secrets.iter().filter(|secret| secret.len() >= SHORTEST_SECRET) {
-        let mut at = 0;
-        while let Some(found) = find(&bytes[at..], secret.as_bytes()) {
-            bytes[at + found..at + found + secret.len()].fill(b'*');
-            at += found + secret.len();
-        }
-    }
-    bytes
-}
-
-fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes.find(wanted)
-}
-
 /// An artifact that holds a value that was passed on depends on something that is in no key, and would publish it.
 fn without_secrets(harvest: Harvest, secrets: &[String]) -> Result<Harvest, Vec<Finding>> {
-    let holds =
-        |bytes: &[u8]| secrets.iter().any(|secret| secret.len() >= SHORTEST_SECRET && find(bytes, secret.as_bytes()).is_some());
+    let holds = |bytes: &[u8]| holds_secret(bytes, secrets);
     let hint = "if it is no secret, give it in env, where it is part of the key, instead of sandbox.pass_env";
     let finding = |what: &str| {
         Finding::error(Code::OutputHoldsSecret, format!("{what} holds the value of a variable that was passed on")).hint(hint)
@@ -519,46 +435,4 @@ fn judge(verdict: &Verdict, config: &ExecutorConfig, order: &Order, printed: u64
         Fate::Unstartable(why) => error(Code::ExecutorNotFound, format!("the executor {program} cannot be started: {why}"))
             .hint("it must be executable, and lie where it may be read: sandbox.read names further folders"),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_beginning_and_the_end_of_what_was_printed_are_kept() {
-        let secrets = ["hunter2hunter2".to_owned()];
-        let cut = |left: usize, head: &str, tail: &str| format!("{head}\n[{left} bytes are left out here]\n{tail}");
-        let cases = [
-            ("short".to_owned(), "short".to_owned()),
-            ("0123456789".to_owned(), "0123456789".to_owned()),
-            ("0123456789a".to_owned(), cut(1, "01234", "6789a")),
-            (format!("01234{}56789", "x".repeat(400_000)), cut(400_000, "01234", "56789")),
-            // A secret that crosses the first cut, or the second.
-            (format!("012hunter2hunter2{}56789", "x".repeat(400_000)), cut(400_012, "012**", "56789")),
-            (format!("01234{}hunter2hunter2789", "x".repeat(400_000)), cut(400_012, "01234", "**789")),
-            ("12hunter2hunter289".to_owned(), cut(8, "12***", "***89")),
-        ];
-        for (given, wanted) in cases {
-            for step in [1, 7, 1000, 1 << 20] {
-                let mut printed = Printed::new(&|_| {}, 10, 14);
-                given.as_bytes().chunks(step).for_each(|part| printed.keep(part));
-                assert_eq!(String::from_utf8(printed.kept(&secrets)).unwrap(), wanted, "{step}");
-            }
-        }
-    }
-
-    #[test]
-    fn secrets_are_starred_wherever_they_stand() {
-        let secrets = ["hunter2hunter2".to_owned(), "short".to_owned()];
-        let cases = [
-            ("a hunter2hunter2 b", "a ************** b"),
-            ("hunter2hunter2hunter2hunter2", "****************************"),
-            ("short hunter2", "short hunter2"),
-            ("", ""),
-        ];
-        for (given, wanted) in cases {
-            assert_eq!(String::from_utf8(redact(given.as_bytes().to_vec(), &secrets)).unwrap(), wanted);
-        }
-    }
 }

@@ -4,6 +4,7 @@
 pub mod builtin;
 pub mod external;
 mod harvest;
+mod printed;
 pub mod resolve;
 mod sandbox;
 mod scratch;
