@@ -40,8 +40,8 @@ pub(super) fn command(program: &Path) -> Command {
     Command::new(program)
 }
 
-/// Becomes the ordered program. Returns only why that could not be.
-pub(super) fn become_program(order: &Order) -> io::Error {
+/// Becomes the ordered program, whose errors go to `errors`. Returns only why that could not be.
+pub(super) fn become_program(order: &Order, errors: OwnedFd) -> io::Error {
     let held = match order.sha256.map(|sha256| resolve::hold(&order.program, &sha256)).transpose() {
         Ok(held) => held.flatten(),
         Err(error) => return error,
@@ -56,10 +56,8 @@ pub(super) fn become_program(order: &Order) -> io::Error {
     if before.is_empty() {
         program.arg0(&order.program);
     }
-    // In one pipe, what is printed keeps its order.
-    let Ok(output) = io::stdout().as_fd().try_clone_to_owned() else { return io::Error::other("its output cannot be shared") };
     program.args(before).args(&order.arguments).env_clear().envs(&order.environment);
-    program.stdin(Stdio::null()).stderr(Stdio::from(output)).exec()
+    program.stdin(Stdio::null()).stderr(Stdio::from(errors)).exec()
 }
 
 /// What the executor is given.

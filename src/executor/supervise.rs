@@ -77,8 +77,10 @@ fn supervise() -> io::Result<()> {
     let (tell, events) = std::sync::mpsc::channel();
     hear_giver(&channel, tell.clone())?;
     let mut ran = match wrap::command(&order) {
-        Some(wrapped) => {
+        Some((program, before)) => {
             order.wrapped = true;
+            let mut wrapped = command(program);
+            wrapped.args(before);
             run(wrapped, &channel, (&tell, &events), &order)?
         }
         None => run(command(Path::new(&order.binary)), &channel, (&tell, &events), &order)?,
@@ -337,9 +339,11 @@ fn confined() -> io::Result<()> {
                 if channel.read(&mut [0; 1])? == 0 {
                     return Ok(());
                 }
+                // In one pipe, what is printed keeps its order.
+                let errors = io::stdout().as_fd().try_clone_to_owned()?;
                 match sandbox::limit(&order) {
                     Err(error) => Word::Unconfined(error),
-                    Ok(()) => Word::Unstartable(become_program(&order).to_string()),
+                    Ok(()) => Word::Unstartable(become_program(&order, errors).to_string()),
                 }
             }
         },

@@ -4,7 +4,7 @@
 //! is granted. Landlock and seccomp follow inside. It is an extra, and used only where confinement is required: a container that refuses
 //! namespaces is confined by Landlock and seccomp alone, and the level says so.
 
-use std::process::Command;
+use std::path::Path;
 
 use crate::document::confinement::{Fate, Order};
 
@@ -12,27 +12,25 @@ use crate::document::confinement::{Fate, Order};
 pub const LAYER: &str = "bwrap";
 
 #[cfg(not(target_os = "linux"))]
-pub fn command(_: &Order) -> Option<Command> {
+pub fn command(_: &Order) -> Option<(&'static Path, Vec<String>)> {
     None
 }
 
-/// The command that becomes `order.binary` inside bubblewrap, whose arguments are still to be added. Whether it works shows when it is run: a
-/// process inside has something to say.
+/// bubblewrap and its arguments, to which those of `order.binary` are still to be added. Whether it works shows when it is run: a process
+/// inside has something to say.
 #[cfg(target_os = "linux")]
-pub fn command(order: &Order) -> Option<Command> {
-    use std::path::Path;
+pub fn command(order: &Order) -> Option<(&'static Path, Vec<String>)> {
     /// Nothing is searched for: a program of another place may be anybody's.
     const PLACES: [&str; 2] = ["/usr/bin/bwrap", "/bin/bwrap"];
 
     let program = PLACES.into_iter().map(Path::new).find(|place| order.require && place.is_file())?;
-    let mut command = super::external::command(program);
-    command.args(["--unshare-user", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--cap-drop", "ALL"]);
+    let mut words = vec!["--unshare-user", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--cap-drop", "ALL"];
     if !order.network {
-        command.arg("--unshare-net");
+        words.push("--unshare-net");
     }
-    command.args(["--die-with-parent", "--ro-bind", "/", "/", "--dev", "/dev"]);
-    command.args(["--bind", &order.scratch, &order.scratch, "--", &order.binary]);
-    Some(command)
+    words.extend(["--die-with-parent", "--ro-bind", "/", "/", "--dev", "/dev"]);
+    words.extend(["--bind", &order.scratch, &order.scratch, "--", &order.binary]);
+    Some((program, words.into_iter().map(str::to_owned).collect()))
 }
 
 /// What an exit status says: bubblewrap tells a signal as a shell does, by 128 and its number.
