@@ -110,6 +110,7 @@ codes! {
     ExecutorInputChanged = "executor-input-changed": "The executor changed or deleted one of its inputs.",
     ExecutorLogCut = "executor-log-cut": "The executor printed more than is kept with the record.",
     SandboxUnavailable = "sandbox-unavailable": "The system cannot confine the executor as its configuration requires.",
+    ConfinementDenied = "confinement-denied": "The repository's policy does not allow the executor to run at the level of confinement that was reached.",
     ScratchFailed = "scratch-failed": "The executor's scratch directory cannot be made or read.",
     RequestInvalid = "request-invalid": "The request to the executor does not satisfy its schema.",
     ReportMissing = "report-missing": "The executor left no report.",

@@ -67,7 +67,8 @@ pub fn rerun(store: &Store, asked: &Rerun<'_>) -> Result<Vec<Finding>, PipelineE
             Finding::error(Code::ExecutorUnavailable, message).expected(capsule.gen_executor.key(), inputs.executor.key());
         return Ok(vec![finding.hint("install the programs that it was made with, and the same version of git cbia")]);
     }
-    let gates = gates(&inputs, &mut Remembering::new(store, asked.cage));
+    let mut judge = Remembering::new(store, asked.cage);
+    let gates = gates(&inputs, &mut judge);
     let (Some(admission), Ok(pipeline), Some(documents)) = (&gates.admission, &inputs.pipeline, Documents::of(&inputs, &gates))
     else {
         let refused = gates.findings.into_iter().filter(|finding| finding.severity == Severity::Error);
@@ -90,7 +91,7 @@ pub fn rerun(store: &Store, asked: &Rerun<'_>) -> Result<Vec<Finding>, PipelineE
         executor_key: inputs.executor.key(),
     };
     let contents = inputs.manifest_contents(store)?;
-    let produced = match reuse::perform(&admitted, asked.host, &contents, None).0.produced {
+    let produced = match reuse::perform(&admitted, asked.host, &contents, None, &mut judge).0.produced {
         Ok(produced) => produced,
         Err(findings) => return Ok(findings),
     };

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::DeserializeOwned;
 
+use super::judge::Remembering;
 use super::run::Options;
 use super::settle::Settle;
 use super::step::Admitted;
@@ -27,6 +28,7 @@ use crate::document::schema::{Kind, Sealed, load};
 use crate::executor::external::Host;
 use crate::gate::authority::{LEDGER_PATH, OBJECTIVES_PATH};
 use crate::gate::paths::{CAPSULE_PATH, PIPELINE_PATH, SNAPSHOT_FOLDER};
+use crate::phase::Judge;
 use crate::phase::r#gen::{self, Executed, Produced};
 use crate::phase::objective::State;
 use crate::phase::path;
@@ -76,7 +78,11 @@ pub(super) fn execute(
     contents: &BTreeMap<RepoPath, Vec<u8>>,
     rest: Option<&BTreeSet<RepoPath>>,
 ) -> Result<Produced, Vec<Finding>> {
-    let (Executed { produced, trace, warnings }, asked) = perform(admitted, options.host, contents, rest);
+    let mut judge = Remembering::new(admitted.store, options.cage);
+    let (Executed { produced, trace, warnings }, asked) = perform(admitted, options.host, contents, rest, &mut judge);
+    settle.findings.append(&mut judge.findings);
+    // That it is remembered only saves time.
+    judge.remember().ok();
     settle.findings.extend(warnings.into_iter().filter(|warning| !settle.findings.contains(warning)).collect::<Vec<_>>());
     settle.trace = trace;
     settle.asked = asked;
@@ -90,10 +96,11 @@ pub(super) fn perform(
     host: &Host<'_>,
     contents: &BTreeMap<RepoPath, Vec<u8>>,
     rest: Option<&BTreeSet<RepoPath>>,
+    judge: &mut dyn Judge,
 ) -> (Executed, Option<Vec<u8>>) {
     let state = state(admitted);
     if !state.is_by_objective() {
-        return (admitted.execute(admitted.input, contents, host), None);
+        return (admitted.execute(admitted.input, contents, host, judge), None);
     }
     let all: BTreeSet<RepoPath>;
     let wanted = match rest {
@@ -106,7 +113,7 @@ pub(super) fn perform(
     let narrowed = state.narrow(contents, wanted);
     let input = r#gen::Input { pipeline: &narrowed.pipeline, manifest: &narrowed.manifest, ..*admitted.input };
     let asked = json::emit(&r#gen::request(&input));
-    (admitted.execute(&input, &narrowed.contents, host), Some(asked))
+    (admitted.execute(&input, &narrowed.contents, host, judge), Some(asked))
 }
 
 /// The documents of the state that was admitted just now.

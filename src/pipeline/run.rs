@@ -156,7 +156,7 @@ pub fn run(store: &Store, options: &Options<'_>) -> Result<Report, PipelineError
     // One execution per key: whoever comes second finds what the first has stored.
     let guard = store.lock(&format!("gen-{}", key.digest()), None)?;
     let contents = inputs.manifest_contents(store)?;
-    let sources = repair::Sources { contents: &contents, host: Some(options.host) };
+    let sources = repair::Sources { contents: &contents, bundle: documents.bundle, host: Some(options.host) };
     if let Some(work) = known(&admitted, &mut settle, &mut judge)? {
         let report = settle.admitted(&admitted, work, &mut Go { judge: &mut judge, sources: Some(&sources) })?;
         judge.remember()?;

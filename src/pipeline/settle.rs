@@ -191,9 +191,15 @@ impl<'a> Settle<'a> {
         self.stopped(inputs, gates, RecordEvent::Denied, &subject, PhaseStatus::Skipped, Outcome::Denied, ended)
     }
 
-    /// GEN failed.
+    /// GEN failed, or the policy did not let its executor start.
     pub fn failed(mut self, inputs: &Inputs, gates: &Gates, findings: Vec<Finding>) -> Result<Report, PipelineError> {
+        let denied = findings.iter().any(|f| f.code == Code::ConfinementDenied);
         self.findings.extend(findings);
+        if denied {
+            let subject = format!("denied at GEN: {}", Code::ConfinementDenied.as_str());
+            let (event, status, ended) = (RecordEvent::Denied, PhaseStatus::Skipped, Ended::Denied);
+            return self.stopped(inputs, gates, event, &subject, status, Outcome::Denied, ended);
+        }
         let code = self.findings.iter().find(|f| f.severity == Severity::Error).map_or("unknown", |f| f.code.as_str());
         let subject = format!("failed at GEN: {code}");
         self.stopped(inputs, gates, RecordEvent::Failed, &subject, PhaseStatus::Failed, Outcome::Failed, Ended::ExecutorFailed)
