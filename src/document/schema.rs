@@ -72,6 +72,7 @@ kinds! {
     Metadata "schemas/struct.metadata.schema.json": "artifact metadata",
     Selection "schemas/selection.schema.json": "selection",
     FlowManifest "schemas/flow.manifest.schema.json": "package manifest",
+    PromoteCapsule "control/promote/promote_capsule.schema.json": "promote capsule",
 }
 
 /// At most this many schema violations of one document are told.

@@ -7,6 +7,7 @@ pub mod authority_lock;
 pub mod r#gen;
 pub mod opa_gate;
 pub mod pre_gen;
+pub mod promote;
 
 use std::collections::BTreeMap;
 

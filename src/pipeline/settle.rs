@@ -113,6 +113,7 @@ impl<'a> Settle<'a> {
             artifacts: BTreeMap::new(),
             miss: std::mem::take(&mut self.misses),
             findings: std::mem::take(&mut self.findings),
+            promotion: None,
         };
         Report { document, ended, work_tree: None }
     }
