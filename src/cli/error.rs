@@ -106,7 +106,8 @@ impl From<PipelineError> for CommandError {
             PipelineError::Promote(error) => match &error {
                 PromoteError::Moved(_) => Self::failed(exit::MOVED, &error, Some("nothing was promoted; run the command again")),
                 PromoteError::IndexLocked(_) => {
-                    let hint = "another git is at work, or was killed: wait for it, or remove the file, and run the command again";
+                    let hint =
+                        "another git is at work, or was killed: wait for it, or remove the file, and run the command again";
                     Self::failed(exit::MOVED, &error, Some(hint))
                 }
                 PromoteError::Lock(_) => Self::failed(exit::MOVED, &error, Some("run the command again")),

@@ -80,10 +80,7 @@ fn bundle(context: &Context<'_>, run: Option<&str>, output: &Path, ui: &mut Ui) 
 }
 
 /// Writes a file whole or not at all; its SHA-256.
-fn write(
-    target: &Path,
-    fill: impl FnOnce(&mut dyn std::io::Write) -> Result<(), CommandError>,
-) -> Result<Digest, CommandError> {
+fn write(target: &Path, fill: impl FnOnce(&mut dyn std::io::Write) -> Result<(), CommandError>) -> Result<Digest, CommandError> {
     use std::os::unix::fs::PermissionsExt as _;
     let failed = |error: &std::io::Error| {
         let shown = printable(&target.to_string_lossy());

@@ -87,7 +87,8 @@ pub fn check_chain(commits: &[PhaseCommit], state_key: &Digest, executor_key: &D
         let names: Vec<&str> = commits.iter().map(|c| c.phase.map_or("?", Phase::as_str)).collect();
         let message = format!("the run is not finished: its phases are {}", names.join(", "));
         let finding = Finding::error(Code::RunIncomplete, message);
-        findings.push(finding.expected("every phase up to EVAL", names.last().unwrap_or(&"none")).hint("git cbia run finishes it"));
+        findings
+            .push(finding.expected("every phase up to EVAL", names.last().unwrap_or(&"none")).hint("git cbia run finishes it"));
     }
     findings
 }
@@ -110,7 +111,8 @@ pub fn check_links(account: &Account) -> Vec<Finding> {
         links.findings.push(Finding::error(Code::CheckNotPassed, message).at("execution/check/report.json").hint("git cbia run"));
     }
     if check_report.artifact_set_hash != *checked_set_hash {
-        let finding = Finding::error(Code::CheckNotPassed, "the report of CHECK is about other artifacts than those that were checked");
+        let finding =
+            Finding::error(Code::CheckNotPassed, "the report of CHECK is about other artifacts than those that were checked");
         let finding = finding.at("execution/check/report.json");
         links.findings.push(finding.expected(checked_set_hash, check_report.artifact_set_hash));
     }
@@ -130,11 +132,23 @@ pub fn check_links(account: &Account) -> Vec<Finding> {
     for artifact in &metadata.artifacts {
         let at = &artifact.path;
         links.agree("execution/struct/metadata.json", at, &artifact.sha256, hashes, artifact_hashes.get(at));
-        links.agree("execution/struct/metadata.json", at, &artifact.generated_sha256, "execution/gen/outputs.json", generated.get(at));
+        links.agree(
+            "execution/struct/metadata.json",
+            at,
+            &artifact.generated_sha256,
+            "execution/gen/outputs.json",
+            generated.get(at),
+        );
         links.bytes("execution/struct/metadata.json", at, &artifact.sha256, Some(artifact.bytes));
     }
     for artifact in &selection.artifacts {
-        links.agree("execution/select/selection.json", &artifact.path, &artifact.sha256, hashes, artifact_hashes.get(&artifact.path));
+        links.agree(
+            "execution/select/selection.json",
+            &artifact.path,
+            &artifact.sha256,
+            hashes,
+            artifact_hashes.get(&artifact.path),
+        );
     }
 
     let kept: BTreeSet<&RepoPath> = selection.kept().map(|a| &a.path).collect();

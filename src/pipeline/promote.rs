@@ -66,7 +66,9 @@ pub enum Named {
 /// The run that `name` means: first digits of its last commit, or of its state key, a `/` and its executor key. Without a name, the run
 /// of the state and executor of `inputs`.
 pub fn named(store: &Store, name: Option<&str>, inputs: &Inputs) -> Result<Named, PipelineError> {
-    let missing = |message: String| Finding::error(Code::RunMissing, message).hint("git cbia run makes it; git cbia log lists what there is");
+    let missing = |message: String| {
+        Finding::error(Code::RunMissing, message).hint("git cbia run makes it; git cbia log lists what there is")
+    };
     let Some(name) = name else {
         let (state_key, executor_key) = (inputs.state_key(), inputs.executor.key());
         let found = store.run_tip(&state_key, &executor_key)?;
@@ -138,7 +140,10 @@ pub fn run(store: &Store, inputs: &Inputs, listing: RunListing, options: &Option
             known.push(Finding::error(Code::AssuranceDenied, "the gates do not admit the state of this run any more"));
         }
         if gates.admission.is_some() && gates.links.pre_gen_capsule_hash != Some(finished.evidence.pre_gen_capsule_hash) {
-            known.push(Finding::error(Code::RunInvalid, "the run has another capsule than its state comes to").at("control/runtime/pre_gen_capsule.json"));
+            known.push(
+                Finding::error(Code::RunInvalid, "the run has another capsule than its state comes to")
+                    .at("control/runtime/pre_gen_capsule.json"),
+            );
         }
         links = gates.links;
     } else {
@@ -316,7 +321,8 @@ fn record(
     ];
     trailers.extend(document.branch.clone().map(|branch| ("Cbia-Promote-Branch", branch)));
     trailers.extend(document.commit.clone().map(|commit| ("Cbia-Promote-Commit", commit)));
-    let kept = [CAPSULE_PATH, REPORT_PATH].into_iter().filter_map(|at| evidence.get(&path(at)).map(|bytes| (path(at), bytes.clone())));
+    let kept =
+        [CAPSULE_PATH, REPORT_PATH].into_iter().filter_map(|at| evidence.get(&path(at)).map(|bytes| (path(at), bytes.clone())));
     let files: Vec<(RepoPath, Vec<u8>)> = kept.collect();
     let onto = document.branch.as_deref().map_or("a detached HEAD", |name| name.strip_prefix("refs/heads/").unwrap_or(name));
     let how = if document.mode == PromoteMode::Stage { "staged" } else { "promoted" };

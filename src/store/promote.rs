@@ -30,6 +30,7 @@ use super::materialise::{Materialise, MaterialiseError, Strays, WriteItem};
 use super::object::ObjectError;
 use super::open::RevisionError;
 use super::snapshot::ScanError;
+use super::stat::StatCache;
 use super::worktree::{Refusal, read_file};
 use super::{Oid, Store};
 use crate::document::finding::{Code, Finding, refuses};
@@ -163,10 +164,8 @@ impl Store {
             let own = room.path().join("tree");
             self.stage_onto_head(&own, head.as_ref(), files)?;
             let tree = self.on_index::<&str>("write-tree", &own, None, &[], b"")?;
-            let tree = Oid::from_hex(tree.trim()).map_err(|_| GitError::Answer {
-                what: "write-tree",
-                answer: tree.to_str_lossy().into_owned(),
-            })?;
+            let tree = Oid::from_hex(tree.trim())
+                .map_err(|_| GitError::Answer { what: "write-tree", answer: tree.to_str_lossy().into_owned() })?;
             let sign = self.config_bool("commit.gpgSign") == Some(true);
             let commit = self.commit_as_operator(&tree, head.as_ref(), message, sign)?;
             let subject = message.lines().next().unwrap_or_default();
@@ -177,6 +176,7 @@ impl Store {
         }
         let plan = Materialise { files: unwritten, strays: Strays::Keep, force: false };
         let done = self.materialise(&plan)?;
+        self.hand_over(&done.written)?;
         if refuses(&done.findings) {
             return Ok(Promoted::Refused(done.findings));
         }
@@ -193,6 +193,18 @@ impl Store {
             }
             None => Ok(Promoted::Staged),
         }
+    }
+
+    /// Forgets that these files were written for a run: they are the branch's from now on, and no run that does not make them removes them.
+    fn hand_over(&self, written: &[RepoPath]) -> Result<(), PromoteError> {
+        let git_dir = self.git_dir();
+        let failed = |source| PromoteError::Io { action: "use", path: git_dir.join("cbia/stat"), source };
+        let lock = StatCache::lock(git_dir).map_err(failed)?;
+        let mut stats = StatCache::load(git_dir, self.object_hash());
+        for path in written {
+            stats.put_output(path, None);
+        }
+        stats.save(&lock).map_err(failed)
     }
 
     /// The difference that `files` make to `HEAD`, as `git apply` takes it; empty where they make none. Nothing is written.
@@ -255,12 +267,7 @@ impl Store {
     }
 
     /// Writes an index to `own` that holds what `HEAD` has, and `files`.
-    fn stage_onto_head(
-        &self,
-        own: &Path,
-        head: Option<&Oid>,
-        files: &BTreeMap<RepoPath, WriteItem>,
-    ) -> Result<(), PromoteError> {
+    fn stage_onto_head(&self, own: &Path, head: Option<&Oid>, files: &BTreeMap<RepoPath, WriteItem>) -> Result<(), PromoteError> {
         if let Some(head) = head {
             self.on_index("read-tree", own, None, &[&head.to_string()], b"")?;
         }
@@ -428,7 +435,11 @@ impl<'s> Decision<'s> {
             }
             return Ok(());
         }
-        if self.index.entry_range(name).is_some_and(|range| range.clone().any(|at| self.index.entries()[at].stage() != Stage::Unconflicted)) {
+        if self
+            .index
+            .entry_range(name)
+            .is_some_and(|range| range.clone().any(|at| self.index.entries()[at].stage() != Stage::Unconflicted))
+        {
             self.findings.push(blocked(path, "it has a merge conflict").hint("resolve the conflict first"));
             return Ok(());
         }

@@ -9,6 +9,7 @@ mod keys;
 mod main_job;
 mod poison;
 mod policy_cage;
+mod promote;
 mod refusals;
 mod support;
 mod tidy;
