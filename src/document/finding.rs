@@ -167,7 +167,8 @@ codes! {
     DestinationDirty = "destination-dirty": "A destination has changes that are in no commit and are not what would be promoted.",
     DestinationBlocked = "destination-blocked": "Something stands in the way of a file that would be promoted.",
     OperationInProgress = "operation-in-progress": "A merge, rebase, cherry-pick or revert is in progress.",
-    PhaseNotRun = "phase-not-run": "A phase is configured that this version does not run.",
+    PhaseNotRun = "phase-not-run": "A phase is configured that the execution DAG leaves out.",
+    AuditIncomplete = "audit-incomplete": "A document that the audit bundle's manifest names is not part of the run.",
     MemoInvalid = "memo-invalid": "A memoized decision is not what its key says, and was not used.",
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 
 use super::PipelineError;
+use crate::document::audit_bundle::FinalManifest;
 use crate::document::capsule::Capsule;
 use crate::document::check_report::CheckReport;
 use crate::document::decision::{Decision, DecisionDocument};
@@ -12,6 +13,7 @@ use crate::document::digest::Digest;
 use crate::document::finding::{Code, Finding, spelled};
 use crate::document::flow_manifest::FlowManifest;
 use crate::document::gen_exchange::OutputsManifest;
+use crate::document::graph::ExecutionDag;
 use crate::document::json;
 use crate::document::metadata::Metadata;
 use crate::document::path::RepoPath;
@@ -21,26 +23,19 @@ use crate::document::promotion::{PromoteEvidence, PromotedFile};
 use crate::document::run_ledger::ArtifactHashes;
 use crate::document::schema::{Kind, Sealed, load};
 use crate::document::selection::Selection;
+use crate::gate::order::DAG_PATH;
 use crate::gate::paths::{CAPSULE_PATH, PIPELINE_PATH, SNAPSHOT_FOLDER};
 use crate::gate::promotion::{Account, PhaseCommit, check_chain, check_links, promotable};
 use crate::phase::r#gen::{ARTIFACT_HASHES_PATH, OUTPUTS_PATH, REPORT_PATH, REQUEST_PATH, RUN_LEDGER_PATH};
 use crate::phase::opa_gate::{BUNDLE_PATH, DECISION_PATH, EXPLAIN_PATH, INPUT_PATH};
-use crate::phase::{authority_lock, pre_gen};
+use crate::phase::select::SELECTION_PATH;
+use crate::phase::structure::METADATA_PATH;
+use crate::phase::{authority_lock, check, eval, flow, pre_gen};
 use crate::store::object::trailers;
 use crate::store::runs::RunListing;
 use crate::store::tree::{Tree, TreeLimits};
 use crate::store::{Oid, Store};
 
-/// Where CHECK's report is.
-const CHECK_REPORT_PATH: &str = "execution/check/report.json";
-/// Where the artifacts' metadata are.
-const METADATA_PATH: &str = "execution/struct/metadata.json";
-/// Where the selection is.
-const SELECTION_PATH: &str = "execution/select/selection.json";
-/// Where the package's manifest is.
-const FLOW_PATH: &str = "execution/flow/manifest.json";
-/// Where the final manifest is.
-const FINAL_PATH: &str = "execution/eval/manifest.json";
 /// What a finished run must have, beside its artifacts.
 const EVIDENCE: [&str; 18] = [
     CAPSULE_PATH,
@@ -55,12 +50,12 @@ const EVIDENCE: [&str; 18] = [
     REPORT_PATH,
     RUN_LEDGER_PATH,
     ARTIFACT_HASHES_PATH,
-    CHECK_REPORT_PATH,
+    check::REPORT_PATH,
     METADATA_PATH,
     SELECTION_PATH,
-    FLOW_PATH,
-    FINAL_PATH,
-    "execution/eval/audit_bundle.json",
+    flow::MANIFEST_PATH,
+    eval::MANIFEST_PATH,
+    eval::AUDIT_BUNDLE_PATH,
 ];
 /// The largest document or file of a run that is read back, in bytes.
 const MAX_FILE: u64 = 1 << 30;
@@ -75,6 +70,8 @@ pub struct Finished {
     pub evidence: PromoteEvidence,
     /// The pipeline of its own snapshot.
     pub pipeline: Sealed<Pipeline>,
+    /// Whether the execution DAG of its snapshot, if there is one, has PROMOTE.
+    pub may_promote: bool,
     /// What CHECK found.
     pub check_report: CheckReport,
     /// Which artifacts were kept.
@@ -118,13 +115,19 @@ pub fn read(store: &Store, listing: RunListing) -> Result<Result<Finished, Vec<F
     let capsule = reading.document::<Capsule>(&tree, Kind::Capsule, CAPSULE_PATH);
     let decision = reading.decision(&tree);
     let outputs = reading.document::<OutputsManifest>(&tree, Kind::OutputsManifest, OUTPUTS_PATH);
-    let check_report = reading.document::<CheckReport>(&tree, Kind::CheckReport, CHECK_REPORT_PATH);
+    let check_report = reading.document::<CheckReport>(&tree, Kind::CheckReport, check::REPORT_PATH);
     let metadata = reading.document::<Metadata>(&tree, Kind::Metadata, METADATA_PATH);
     let selection = reading.document::<Selection>(&tree, Kind::Selection, SELECTION_PATH);
-    let flow = reading.document::<FlowManifest>(&tree, Kind::FlowManifest, FLOW_PATH);
+    let package = reading.document::<FlowManifest>(&tree, Kind::FlowManifest, flow::MANIFEST_PATH);
     let hashes = reading.document::<ArtifactHashes>(&tree, Kind::ArtifactHashes, ARTIFACT_HASHES_PATH);
     let pipeline = reading.document::<Pipeline>(&tree, Kind::Pipeline, &format!("{SNAPSHOT_FOLDER}/{PIPELINE_PATH}"));
-    let r#final = reading.digest_at(&tree, FINAL_PATH)?;
+    let r#final = reading.document::<FinalManifest>(&tree, Kind::FinalManifest, eval::MANIFEST_PATH);
+    let dag = format!("{SNAPSHOT_FOLDER}/{DAG_PATH}").parse::<RepoPath>()?;
+    let has_promote = |dag: Sealed<ExecutionDag>| dag.document.phases.iter().any(|phase| phase == Phase::Promote.as_str());
+    let may_promote = match tree.contains_key(&dag) {
+        true => reading.document::<ExecutionDag>(&tree, Kind::ExecutionDag, dag.as_str()).is_some_and(has_promote),
+        false => true,
+    };
     let (
         Some(capsule),
         Some(decision),
@@ -132,11 +135,11 @@ pub fn read(store: &Store, listing: RunListing) -> Result<Result<Finished, Vec<F
         Some(check_report),
         Some(metadata),
         Some(selection),
-        Some(flow),
+        Some(package),
         Some(hashes),
         Some(pipeline),
         Some(r#final),
-    ) = (capsule, decision, outputs, check_report, metadata, selection, flow, hashes, pipeline, r#final)
+    ) = (capsule, decision, outputs, check_report, metadata, selection, package, hashes, pipeline, r#final)
     else {
         return Ok(Err(reading.findings));
     };
@@ -148,10 +151,11 @@ pub fn read(store: &Store, listing: RunListing) -> Result<Result<Finished, Vec<F
         reading.findings.push(finding.at(METADATA_PATH).expected(capsule.sha256, metadata.document.pre_gen_capsule_hash));
     }
 
+    reading.whole(&tree, &r#final.document)?;
     let mut named: Vec<&RepoPath> = hashes.document.keys().collect();
     named.extend(selection.document.artifacts.iter().map(|a| &a.path));
     named.extend(metadata.document.artifacts.iter().map(|a| &a.path));
-    named.extend(flow.document.files.iter().map(|f| &f.path));
+    named.extend(package.document.files.iter().map(|f| &f.path));
     let files = reading.files(&tree, &named)?;
     let artifacts: Vec<&RepoPath> = outputs.document.artifacts.iter().map(|a| &a.path).collect();
     let checked = reading.checked(&commits, &artifacts, &check_report)?;
@@ -161,7 +165,7 @@ pub fn read(store: &Store, listing: RunListing) -> Result<Result<Finished, Vec<F
         checked_set_hash: checked,
         metadata: &metadata.document,
         selection: &selection.document,
-        flow: &flow.document,
+        flow: &package.document,
         artifact_hashes: &hashes.document,
         files: &files,
     }));
@@ -175,17 +179,18 @@ pub fn read(store: &Store, listing: RunListing) -> Result<Result<Finished, Vec<F
         metadata_hash: metadata.sha256,
         selection_hash: selection.sha256,
         artifact_hashes_hash: hashes.sha256,
-        flow_manifest_hash: flow.sha256,
-        final_manifest_hash: r#final,
+        flow_manifest_hash: package.sha256,
+        final_manifest_hash: r#final.sha256,
     };
     Ok(Ok(Finished {
         listing,
         evidence,
-        files: promotable(&metadata.document, &selection.document, &flow.document),
+        files: promotable(&metadata.document, &selection.document, &package.document),
         pipeline,
+        may_promote,
         check_report: check_report.document,
         selection: selection.document,
-        flow: flow.document,
+        flow: package.document,
         tree,
     }))
 }
@@ -253,6 +258,30 @@ impl Reading<'_> {
         Ok(found)
     }
 
+    /// Whether the final manifest names every file of the run's tree, by its hash, and no other.
+    fn whole(&mut self, tree: &Tree, manifest: &FinalManifest) -> Result<(), PipelineError> {
+        let named: BTreeMap<&RepoPath, Digest> = manifest.files.iter().map(|file| (&file.path, file.sha256)).collect();
+        for (path, leaf) in tree.iter().filter(|(path, _)| path.as_str() != eval::MANIFEST_PATH) {
+            let is = self.digest(&leaf.id)?.0;
+            match named.get(path) {
+                Some(said) if *said == is && !leaf.executable => {}
+                Some(said) => {
+                    let message = format!("the bytes of {path} are not those that {} names", eval::MANIFEST_PATH);
+                    self.findings.push(Finding::error(Code::HashLinkMismatch, message).at(path).expected(said, is));
+                }
+                None => {
+                    let message = format!("{} does not name {path}, which the run has", eval::MANIFEST_PATH);
+                    self.findings.push(Finding::error(Code::HashLinkMissing, message).at(path));
+                }
+            }
+        }
+        for path in named.keys().filter(|path| !tree.contains_key(**path)) {
+            let message = format!("{} names {path}, which the run does not have", eval::MANIFEST_PATH);
+            self.findings.push(Finding::error(Code::HashLinkDangling, message).at(path));
+        }
+        Ok(())
+    }
+
     fn digest_at(&mut self, tree: &Tree, at: &'static str) -> Result<Option<Digest>, PipelineError> {
         match tree.get(&crate::phase::path(at)) {
             Some(leaf) => Ok(Some(self.digest(&leaf.id)?.0)),
@@ -283,9 +312,9 @@ impl Reading<'_> {
             return Ok(Digest::of_listing([]));
         };
         let tree = self.store.read_tree(top, LIMITS)?;
-        if self.digest_at(&tree, CHECK_REPORT_PATH)? != Some(report.sha256) {
+        if self.digest_at(&tree, check::REPORT_PATH)? != Some(report.sha256) {
             let finding = Finding::error(Code::CheckNotPassed, "the report of CHECK was changed after CHECK");
-            self.findings.push(finding.at(CHECK_REPORT_PATH));
+            self.findings.push(finding.at(check::REPORT_PATH));
         }
         let files = self.files(&tree, artifacts)?;
         Ok(Digest::of_listing(files.iter().map(|(path, (digest, _))| (path, *digest))))

@@ -4,12 +4,16 @@ pub mod chain;
 pub mod finished;
 pub mod inputs;
 pub mod judge;
+mod keep;
+mod known;
 pub mod miss;
 pub mod promote;
 mod repeat;
 pub mod run;
+mod seal;
 mod settle;
 mod step;
+mod tail;
 
 pub use self::step::counted;
 use crate::store::StoreError;

@@ -6,7 +6,7 @@ use super::PipelineError;
 use super::finished::{self, Finished};
 use super::inputs::{self, ExecutorSource, From, Inputs};
 use super::judge::Remembering;
-use super::step::{counted, gates};
+use super::step::{Admitted, Documents, Gates, counted, gates};
 use crate::document::SCHEMA_VERSION;
 use crate::document::digest::Digest;
 use crate::document::finding::{Code, Finding, refuses};
@@ -15,10 +15,11 @@ use crate::document::path::{RepoPath, printable};
 use crate::document::phase::Phase;
 use crate::document::promotion::{PromoteCapsule, PromoteMode, PromotedFile};
 use crate::document::record::{Links, PhaseStatus, Record, RecordEvent, RecordedFinding, RecordedPhase};
+use crate::gate::order::DAG_PATH;
 use crate::gate::paths::is_bundle_member;
 use crate::gate::promotion::check_destinations;
 use crate::phase::promote::{self, CAPSULE_PATH, REPORT_PATH};
-use crate::phase::{Evidence, path};
+use crate::phase::{Evidence, r#gen, path};
 use crate::policy::{Bundle, Cage, PolicyFile};
 use crate::store::durable::Durability;
 use crate::store::ledger::Append;
@@ -126,6 +127,10 @@ pub fn run(store: &Store, inputs: &Inputs, listing: RunListing, options: &Option
     };
     document.files.clone_from(&finished.files);
     let mut known = check_destinations(&finished.files, finished.pipeline.document.promote.as_ref());
+    if !finished.may_promote {
+        let finding = Finding::error(Code::PromotionUndeclared, "the execution DAG of this run leaves PROMOTE out");
+        known.push(finding.at(DAG_PATH).hint("add PROMOTE to its phases, and run git cbia run again"));
+    }
     let mut judge = Remembering::new(store, options.cage);
     let is_current = inputs.state_key() == finished.listing.state_key && inputs.executor.key() == finished.listing.executor_key;
     let mut links = Links {
@@ -135,17 +140,9 @@ pub fn run(store: &Store, inputs: &Inputs, listing: RunListing, options: &Option
     };
     if is_current {
         let gates = gates(inputs, &mut judge);
-        known.extend(gates.findings);
-        if gates.admission.is_none() && !refuses(&known) {
-            known.push(Finding::error(Code::AssuranceDenied, "the gates do not admit the state of this run any more"));
-        }
-        if gates.admission.is_some() && gates.links.pre_gen_capsule_hash != Some(finished.evidence.pre_gen_capsule_hash) {
-            known.push(
-                Finding::error(Code::RunInvalid, "the run has another capsule than its state comes to")
-                    .at("control/runtime/pre_gen_capsule.json"),
-            );
-        }
-        links = gates.links;
+        links = gates.links.clone();
+        known.extend(gates.findings.iter().cloned());
+        known.extend(derived(store, inputs, &gates, &finished, &mut judge)?);
     } else {
         let message = "the run that is promoted is of another state or executor than the work tree's";
         let finding = Finding::warning(Code::RunOfOtherState, message);
@@ -202,15 +199,39 @@ pub fn run(store: &Store, inputs: &Inputs, listing: RunListing, options: &Option
             document.commit = Some(id.to_string());
         }
     }
-    if !judge.fresh.is_empty() {
-        store.remember(&judge.fresh)?;
-    }
+    judge.remember()?;
     emit(store, &judged.evidence)?;
     links.decision_hash = judged.decision_hashes.map(|(decision, _)| decision);
     links.explain_hash = judged.decision_hashes.map(|(_, explain)| explain);
     document.record = record(store, &document, &finished, &judged.evidence, links, head)?.map(|id| id.to_string());
     document.findings.extend(store.take_healed());
     Ok(Report { document, patch: None })
+}
+
+/// Whether the gates admit the run's state, which is the work tree's, and the run is what that state and GEN's output come to: nothing of it is
+/// taken but what an executor produced.
+fn derived(
+    store: &Store,
+    inputs: &Inputs,
+    gates: &Gates,
+    finished: &Finished,
+    judge: &mut Remembering<'_>,
+) -> Result<Vec<Finding>, PipelineError> {
+    let (Some(admission), Ok(pipeline), Some(documents)) = (&gates.admission, &inputs.pipeline, Documents::of(inputs, gates))
+    else {
+        let refusal = || Finding::error(Code::AssuranceDenied, "the gates do not admit the state of this run any more");
+        return Ok(if refuses(&gates.findings) { Vec::new() } else { vec![refusal()] });
+    };
+    let input = r#gen::Input {
+        admission,
+        authority_ledger_hash: documents.ledger.sha256,
+        pipeline: &pipeline.document,
+        manifest: &inputs.manifest,
+    };
+    let key = r#gen::key(&input);
+    let (state_key, executor_key) = (finished.listing.state_key, finished.listing.executor_key);
+    let admitted = Admitted { store, inputs, documents, gates, input: &input, key: &key, state_key, executor_key };
+    Ok(admitted.stored(finished.listing.tip, false, judge)?.err().into_iter().collect())
 }
 
 fn capsule(finished: &Finished, mode: PromoteMode, branch: Option<String>) -> PromoteCapsule {
@@ -262,14 +283,13 @@ fn message(finished: &Finished) -> String {
 
 /// Writes the evidence into the work tree.
 fn emit(store: &Store, evidence: &Evidence) -> Result<(), PipelineError> {
-    let mut batch = Batch::new(store)?;
+    let mut batch = Batch::hashing(store);
     let mut files = BTreeMap::new();
     for (path, bytes) in evidence {
         let id = batch.blob(bytes.clone())?;
         let source = Source::Bytes(bytes.as_slice().into());
         files.insert(path.clone(), WriteItem { id, sha256: Digest::of(bytes), source, class: Class::Evidence });
     }
-    drop(batch);
     drop(store.materialise(&Materialise { files, strays: Strays::Keep, force: false })?);
     Ok(())
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use git_cbia::document::digest::Digest;
-use git_cbia::document::json::pretty;
+use git_cbia::document::json::{emit, pretty};
+use git_cbia::phase::eval::seal;
 use serde_json::{Value, json};
 
 use super::support::{NOTE, NOTE_TEXT, PIPELINE, PROGRAM, Ran, Repo};
@@ -15,6 +16,7 @@ const CHECK: &str = "execution/check/report.json";
 const HASHES: &str = "execution/ledger/artifact_hashes.json";
 const METADATA: &str = "execution/struct/metadata.json";
 const SELECTION: &str = "execution/select/selection.json";
+const FINAL: &str = "execution/eval/manifest.json";
 const FLOW: &str = "execution/flow/manifest.json";
 
 /// A repository with the tiny pipeline, everything committed but what the run made, and its finished run.
@@ -35,66 +37,9 @@ fn prepared(repo: &Repo) {
     repo.set(PIPELINE, "/promote", json!({"destinations": ["out/**", "dist/**"]}));
 }
 
-/// Makes the run of the work tree's state, up to EVAL.
+/// Makes the run of the work tree's state.
 fn make_run(repo: &Repo) {
     repo.cbia(["run"]).ok();
-    let (name, tip) = newest_run(repo);
-    if repo.git(["log", "-1", "--format=%(trailers:key=Cbia-Phase,valueonly)", &tip]).trim() == "EVAL" {
-        return;
-    }
-    let text = |path: &str| repo.git(["show", &format!("{tip}:{path}")]) + "\n";
-    let digest = Digest::of(NOTE_TEXT.as_bytes());
-    let path: git_cbia::document::path::RepoPath = NOTE.parse().unwrap();
-    let packaged: git_cbia::document::path::RepoPath = PACKAGED.parse().unwrap();
-    let capsule: Value = serde_json::from_str(&text("control/runtime/pre_gen_capsule.json")).unwrap();
-    let bytes = NOTE_TEXT.len();
-    let documents = [
-        (
-            "CHECK",
-            CHECK,
-            json!({"schema_version": "0.1.0", "phase": "CHECK", "passed": true, "artifacts": 1,
-            "artifact_set_hash": Digest::of_listing([(&path, digest)]), "findings": []}),
-        ),
-        (
-            "STRUCT",
-            METADATA,
-            json!({"schema_version": "0.1.0", "phase": "STRUCT",
-            "pre_gen_capsule_hash": Digest::of(text("control/runtime/pre_gen_capsule.json").as_bytes()),
-            "policy_bundle_hash": capsule["policy_bundle_hash"], "inputs_manifest_hash": capsule["inputs_manifest_hash"],
-            "executor": {"kind": "builtin", "version": "1", "executor_key": digest, "runner_version": "1"}, "tool_versions": {},
-            "authorities": {"rule": digest}, "artifacts": [{"path": NOTE, "sha256": digest, "bytes": bytes, "generated_sha256": digest,
-                "objectives": ["O-1"], "authorities": ["rule"]}]}),
-        ),
-        (
-            "SELECT",
-            SELECTION,
-            json!({"schema_version": "0.1.0", "phase": "SELECT", "query": null,
-            "artifacts": [{"path": NOTE, "sha256": digest, "keep": true, "reason": "everything is kept"}]}),
-        ),
-        (
-            "FLOW",
-            FLOW,
-            json!({"schema_version": "0.1.0", "phase": "FLOW", "package_hash": Digest::of_listing([(&packaged, digest)]),
-            "files": [{"path": PACKAGED, "origin": NOTE, "sha256": digest, "bytes": bytes}]}),
-        ),
-        ("EVAL", "execution/eval/manifest.json", json!({"schema_version": "0.1.0"})),
-    ];
-    let (mut tip, mut edits) = (tip, Vec::<(String, Option<String>)>::new());
-    for (phase, at, document) in documents {
-        edits.push((at.to_owned(), Some(String::from_utf8(pretty(&document)).unwrap())));
-        if phase == "FLOW" {
-            edits.push((PACKAGED.to_owned(), Some(NOTE_TEXT.to_owned())));
-        }
-        if phase == "EVAL" {
-            edits.push(("execution/eval/audit_bundle.json".to_owned(), Some("{}\n".to_owned())));
-        }
-        let tree = edited(repo, &tip, &edits);
-        let message = repo.git(["log", "-1", "--format=%B", &tip]);
-        let keys: Vec<&str> =
-            message.lines().filter(|l| l.starts_with("Cbia-State-Key") || l.starts_with("Cbia-Executor-Key")).collect();
-        tip = fixed(repo, &tree, Some(&tip), &format!("{phase}: done\n\nCbia-Phase: {phase}\n{}\n", keys.join("\n")));
-    }
-    repo.git(["update-ref", &name, &tip]);
 }
 
 fn newest_run(repo: &Repo) -> (String, String) {
@@ -135,11 +80,26 @@ fn fixed(repo: &Repo, tree: &str, parent: Option<&str>, message: &str) -> String
     own.git_with(arguments, message.as_bytes())
 }
 
-/// Replaces what the run's last commit has, as somebody would who wants his own bytes promoted.
+/// Replaces what the run's last commit has, as somebody would who wants his own bytes promoted: the final manifest names them.
 fn forge(repo: &Repo, edits: &[(&str, Option<String>)]) {
-    let (name, tip) = newest_run(repo);
+    let (_, tip) = newest_run(repo);
     let edits: Vec<_> = edits.iter().map(|(path, text)| ((*path).to_owned(), text.clone())).collect();
     let tree = edited(repo, &tip, &edits);
+    let listed = repo.git(["ls-tree", "-r", "--format=%(objectname) %(path)", &tree]);
+    let files = listed.lines().map(|line| line.split_once(' ').unwrap()).filter(|(_, path)| *path != FINAL);
+    let hash = |blob: &str| {
+        let mut command = repo.command("git");
+        Digest::of(&command.args(["cat-file", "blob", blob]).output().unwrap().stdout)
+    };
+    let files = files.map(|(blob, path)| (path.parse().unwrap(), hash(blob))).collect();
+    let sealed = String::from_utf8(emit(&seal(&files))).unwrap();
+    replace_tip(repo, &[edits, vec![(FINAL.to_owned(), Some(sealed))]].concat());
+}
+
+/// Replaces the run's last commit by one that has other files.
+fn replace_tip(repo: &Repo, edits: &[(String, Option<String>)]) {
+    let (name, tip) = newest_run(repo);
+    let tree = edited(repo, &tip, edits);
     let parent = repo.git(["rev-parse", &format!("{tip}^")]);
     let message = repo.git(["log", "-1", "--format=%B", &tip]);
     let forged = fixed(repo, &tree, Some(&parent), &message);
@@ -314,6 +274,22 @@ fn what_may_not_be_promoted_is_refused_and_nothing_is_written() {
             let edit = altered(repo, SELECTION, "/artifacts/0/sha256", json!(Digest::of(b"x")));
             forge(repo, &[(&edit.0, edit.1.clone())]);
         }),
+        ("a file that the final manifest does not name", "hash-link-missing", |repo| {
+            replace_tip(repo, &[("more.txt".to_owned(), Some("more\n".to_owned()))]);
+        }),
+        ("other bytes than the final manifest names", "hash-link-mismatch", |repo| {
+            replace_tip(repo, &[("execution/gen/request.json".to_owned(), Some("{}\n".to_owned()))]);
+        }),
+        ("another reason, and every hash right", "run-invalid", |repo| {
+            let edit = altered(repo, SELECTION, "/artifacts/0/reason", json!("because I say so"));
+            forge(repo, &[(&edit.0, edit.1.clone())]);
+        }),
+        ("a DAG without PROMOTE", "promotion-undeclared", |repo| {
+            let phases = ["AUTHORITY_LOCK", "PRE_GEN", "OPA_GATE", "GEN", "CHECK", "STRUCT", "SELECT", "FLOW", "EVAL"];
+            let edges: Vec<Value> = phases.windows(2).map(|pair| json!({"from": pair[0], "to": pair[1]})).collect();
+            repo.write_json("control/execution_dag.json", &json!({"phases": phases, "edges": edges}));
+            remake(repo);
+        }),
         ("another snapshot", "run-invalid", |repo| forge(repo, &[("inputs/docs/rule.md", Some("Be long.\n".into()))])),
         ("a decision that denies", "run-invalid", |repo| {
             let edit = altered(repo, "opa/decision.json", "/cbia/decision", json!("DENY"));
@@ -358,7 +334,10 @@ fn what_may_not_be_promoted_is_refused_and_nothing_is_written() {
             repo.remove("out");
             symlink(repo.outside(), repo.path().join("out")).unwrap();
         }),
-        ("a folder", "destination-blocked", |repo| repo.write(&format!("{PACKAGED}/x"), "mine\n")),
+        ("a folder", "destination-blocked", |repo| {
+            repo.remove(PACKAGED);
+            repo.write(&format!("{PACKAGED}/x"), "mine\n");
+        }),
         ("a file for a folder", "destination-blocked", |repo| {
             drop(std::fs::remove_dir_all(repo.path().join("dist")));
             committed(repo, "dist", "mine\n");
@@ -622,8 +601,9 @@ fn a_kill_leaves_the_old_state_or_the_new_one() {
             assert_eq!(repo.git(["rev-parse", "HEAD^"]), before, "{call} {point}");
             assert_eq!(repo.git(["status", "--porcelain"]), "", "{call} {point}");
             assert_eq!(repo.events().iter().filter(|event| *event == "promoted").count(), 1, "{call} {point}");
-            // What was not stored to its end stays until git collects it.
-            let left: Vec<String> = repo.leftovers().into_iter().filter(|name| !name.contains("tmp_obj")).collect();
+            // What was not stored to its end stays until git collects it, and the file of a lock that the kernel owned locks nobody out.
+            let lasting = |name: &String| !name.contains("tmp_obj") && !name.starts_with("cbia/");
+            let left: Vec<String> = repo.leftovers().into_iter().filter(lasting).collect();
             assert_eq!(left, Vec::<String>::new(), "{call} {point}");
             repo.fsck();
         }
