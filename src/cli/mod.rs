@@ -5,6 +5,7 @@ mod cache;
 mod environment;
 mod error;
 mod export;
+mod format;
 mod init;
 mod log;
 mod policy;

@@ -396,6 +396,28 @@ fn what_is_promoted_replaces_what_was_committed() {
 }
 
 #[test]
+fn what_was_repaired_is_promoted_and_what_was_pruned_is_not() {
+    let repo = Repo::new();
+    prepared(&repo);
+    repo.write("data/words.txt", "one two");
+    repo.set(PIPELINE, "/struct", json!({"normalize": [{"paths": "out/**", "format": "text"}]}));
+    repo.set(PIPELINE, "/repair", json!({"allow": ["out/**"], "max_changed_lines": 10}));
+    let artifact = |path: &str| json!({"path": path, "objectives": ["O-1"], "template": "control/templates/note.txt.j2"});
+    repo.set(PIPELINE, "/gen/artifacts", json!([artifact(NOTE), artifact("out/draft.txt")]));
+    let rules = json!([{"paths": "out/draft.txt", "keep": false, "reason": "a draft"}, {"paths": "**", "keep": true, "reason": "the rest"}]);
+    repo.set(PIPELINE, "/select", json!({"rules": rules}));
+    repo.commit();
+    make_run(&repo);
+    let chain =
+        repo.git(["log", "--reverse", "--format=%(trailers:key=Cbia-Phase,valueonly,separator=%x20)", &newest_run(&repo).1]);
+    assert!(chain.contains("REPAIR"), "{chain}");
+    promoted(repo.cbia(["promote", "--json"]));
+    assert_eq!(repo.git(["diff", "--name-only", "HEAD^", "HEAD"]), format!("{PACKAGED}\n{NOTE}"));
+    assert_eq!(repo.read(PACKAGED), NOTE_TEXT);
+    assert_eq!(repo.git(["status", "--porcelain"]), "?? out/draft.txt");
+}
+
+#[test]
 fn stage_makes_no_commit_and_a_commit_takes_it_up() {
     let repo = finished();
     let head = repo.git(["rev-parse", "HEAD"]);
