@@ -62,7 +62,7 @@ fn promote(context: &Context<'_>, name: Option<&str>, mode: PromoteMode) -> Resu
         }
     };
     let cage = context.environment.cage();
-    let options = Options { run: name, mode, executor: context.environment.executor()?, cage: &cage };
+    let options = Options { mode, cage: &cage };
     Ok(promote::run(context.store, &inputs, listing, &options)?)
 }
 

@@ -52,10 +52,10 @@ fn a_finished_chain_has_every_phase_once_and_in_order() {
     let mut repaired = WHOLE.to_vec();
     repaired.splice(5..5, [Phase::Repair, Phase::Check, Phase::Repair, Phase::Check]);
     assert_eq!(codes(&chain(&repaired)), Vec::<&str>::new());
-    for left_out in 0..WHOLE.len() {
+    for (index, left_out) in WHOLE.iter().enumerate() {
         let mut phases = WHOLE.to_vec();
-        phases.remove(left_out);
-        assert_eq!(codes(&chain(&phases)), ["run-incomplete"], "without {}", WHOLE[left_out]);
+        phases.remove(index);
+        assert_eq!(codes(&chain(&phases)), ["run-incomplete"], "without {left_out}");
     }
     for second in 1..WHOLE.len() {
         let mut phases = WHOLE.to_vec();
@@ -198,13 +198,48 @@ fn every_hash_must_be_the_one_that_the_others_and_the_bytes_have() {
         (&|d| d.check_report.passed = false, &[report]),
         (&|d| d.check_report.findings.push(Finding::error(Code::ArtifactSchema, "e")), &[report]),
         (&|d| d.checked = digest("other"), &[report]),
-        (&|d| drop(d.hashes.remove(&path("a/x"))), &["hash-link-missing a/x"]),
-        (&|d| drop(d.hashes.insert(path("a/z"), digest("z"))), &["hash-link-dangling a/z"]),
-        (&|d| drop(d.hashes.insert(path("a/y"), digest("z"))), &["hash-link-mismatch a/y"; 3]),
-        (&|d| drop(d.files.insert(path("a/y"), (digest("z"), 1))), &["hash-link-mismatch a/y"; 2]),
-        (&|d| drop(d.files.insert(path("d/x"), (digest("z"), 1))), &["hash-link-mismatch d/x"]),
-        (&|d| drop(d.files.insert(path("d/x"), (digest("x"), 2))), &["hash-link-mismatch d/x"]),
-        (&|d| drop(d.files.remove(&path("d/x"))), &["hash-link-dangling d/x"]),
+        (
+            &|d| {
+                d.hashes.remove(&path("a/x"));
+            },
+            &["hash-link-missing a/x"],
+        ),
+        (
+            &|d| {
+                d.hashes.insert(path("a/z"), digest("z"));
+            },
+            &["hash-link-dangling a/z"],
+        ),
+        (
+            &|d| {
+                d.hashes.insert(path("a/y"), digest("z"));
+            },
+            &["hash-link-mismatch a/y"; 3],
+        ),
+        (
+            &|d| {
+                d.files.insert(path("a/y"), (digest("z"), 1));
+            },
+            &["hash-link-mismatch a/y"; 2],
+        ),
+        (
+            &|d| {
+                d.files.insert(path("d/x"), (digest("z"), 1));
+            },
+            &["hash-link-mismatch d/x"],
+        ),
+        (
+            &|d| {
+                d.files.insert(path("d/x"), (digest("x"), 2));
+            },
+            &["hash-link-mismatch d/x"],
+        ),
+        (
+            &|d| {
+                d.files.remove(&path("d/x"));
+            },
+            &["hash-link-dangling d/x"],
+        ),
         (&|d| d.metadata.artifacts[1].sha256 = digest("z"), &["hash-link-mismatch a/y"; 2]),
         (&|d| d.metadata.artifacts[1].generated_sha256 = digest("z"), &["hash-link-mismatch a/y"]),
         (&|d| drop(d.metadata.artifacts.pop()), &["hash-link-missing a/y"]),

@@ -36,12 +36,8 @@ const RECORDS: usize = 10_000;
 
 /// What a command asks for.
 pub struct Options<'a> {
-    /// The run, as it was named; by default that of the work tree's state.
-    pub run: Option<&'a str>,
     /// How it is promoted.
     pub mode: PromoteMode,
-    /// Where the executor's configuration is read from.
-    pub executor: ExecutorSource,
     /// Where policies are evaluated.
     pub cage: &'a Cage,
 }

@@ -114,8 +114,10 @@ fn altered(repo: &Repo, path: &str, pointer: &str, value: Value) -> (String, Opt
     (path.to_owned(), Some(String::from_utf8(pretty(&document)).unwrap()))
 }
 
+type State = (Vec<(String, String)>, String, String, BTreeMap<String, Vec<u8>>);
+
 /// Everything that a promotion could change: the refs, `HEAD`, the index, the work tree.
-fn state(repo: &Repo) -> (Vec<(String, String)>, String, String, BTreeMap<String, Vec<u8>>) {
+fn state(repo: &Repo) -> State {
     let head = std::fs::read_to_string(repo.path().join(".git/HEAD")).unwrap_or_default();
     (repo.refs("refs"), head, repo.git(["ls-files", "-s", "-v", "-f"]), repo.files(&[]))
 }
