@@ -9,7 +9,7 @@ use super::finding::Finding;
 use super::path::RepoPath;
 use super::phase::Phase;
 use super::promotion::{PromoteMode, PromotedFile};
-use super::record::PhaseStatus;
+use super::record::{PhaseStatus, Reused};
 
 /// The document of `run` and `status`.
 #[derive(Clone, Debug, Serialize)]
@@ -40,6 +40,9 @@ pub struct RunDocument {
     pub miss: Vec<Miss>,
     /// What there is to say.
     pub findings: Vec<Finding>,
+    /// What GEN took from earlier results instead of generating it; absent where that is nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reused: Vec<Reused>,
     /// What became of the promotion that was asked for with the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub promotion: Option<PromoteDocument>,
@@ -190,6 +193,7 @@ impl RunDocument {
             miss: Vec::new(),
             findings,
             promotion: None,
+            reused: Vec::new(),
         }
     }
 }

@@ -326,6 +326,7 @@ fn record(
         links,
         findings: document.findings.iter().map(finding).collect(),
         executor: None,
+        reused: Vec::new(),
     };
     let mut trailers = vec![
         ("Cbia-Event", RecordEvent::Promoted.as_str().to_owned()),

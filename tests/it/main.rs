@@ -13,6 +13,7 @@ mod policy_cage;
 mod promote;
 mod recipes;
 mod refusals;
+mod reuse;
 mod support;
 mod tidy;
 mod usage;
