@@ -81,7 +81,7 @@ struct Context<'a> {
 pub fn main() -> ExitCode {
     let environment = Environment::read();
     if environment.arguments.get(1).is_some_and(|first| first == crate::policy::cage::ARGUMENT) {
-        return crate::policy::cage::serve();
+        return crate::policy::cage::serve(environment.arguments.get(2).and_then(|seconds| seconds.to_str()));
     }
     if environment.arguments.get(1).is_some_and(|first| first == crate::executor::supervise::ARGUMENT) {
         return crate::executor::supervise::serve(environment.arguments.get(2).map(std::ffi::OsString::as_os_str));
