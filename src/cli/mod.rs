@@ -1,9 +1,11 @@
 //! F5: the command line. One file per command; printing, the environment, settings and exit codes are here and nowhere else.
 
+mod attest;
 mod authority;
 mod cache;
 mod environment;
 mod error;
+mod hooks;
 mod init;
 mod log;
 mod policy;
@@ -47,6 +49,8 @@ enum Command {
     Authority(authority::Args),
     Policy(policy::Args),
     Cache(cache::Args),
+    Hooks(hooks::Args),
+    Attest(attest::Args),
 }
 
 impl Command {
@@ -60,6 +64,8 @@ impl Command {
             Command::Authority(_) => "authority",
             Command::Policy(_) => "policy",
             Command::Cache(_) => "cache",
+            Command::Hooks(_) => "hooks",
+            Command::Attest(_) => "attest",
         }
     }
 }
@@ -95,6 +101,12 @@ pub fn main() -> ExitCode {
 }
 
 fn execute(environment: &Environment, command: Command, ui: &mut Ui) -> Result<u8, CommandError> {
+    // Another repository is asked for, and there need not be one here.
+    if let Command::Hooks(args) = &command
+        && let Some(server) = args.server()
+    {
+        return hooks::serve(&hooks::open_server(server)?, args, ui);
+    }
     let store = environment.open()?;
     let context = Context { environment, store: &store };
     match command {
@@ -106,6 +118,8 @@ fn execute(environment: &Environment, command: Command, ui: &mut Ui) -> Result<u
         Command::Authority(args) => authority::run(&context, &args, ui),
         Command::Policy(args) => policy::run(&context, &args, ui),
         Command::Cache(args) => cache::run(&context, &args, ui),
+        Command::Hooks(args) => hooks::run(&context, &args, ui),
+        Command::Attest(args) => attest::run(&context, &args, ui),
     }
 }
 
