@@ -82,7 +82,8 @@ fn own_keys(store: &Store, run: &RunListing) -> Result<(), CommandError> {
 fn unsigned(error: StoreError) -> CommandError {
     match error {
         StoreError::Git(error) => {
-            let hint = "tell git which key to sign with: git config gpg.format ssh && git config user.signingKey ~/.ssh/id_ed25519.pub";
+            let hint =
+                "tell git which key to sign with: git config gpg.format ssh && git config user.signingKey ~/.ssh/id_ed25519.pub";
             let finding = Finding::error(Code::SigningUnavailable, format!("the run is not attested: {}", spelled(&error)));
             CommandError::all(exit::DENIED, vec![finding.hint(hint)])
         }

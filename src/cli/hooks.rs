@@ -124,7 +124,9 @@ fn remarks(site: &Site) -> Vec<Finding> {
     let folder = shown(site.folder());
     if let Some(scope @ ("global" | "system")) = site.scope.as_deref() {
         let message = format!("core.hooksPath is set in the {scope} configuration: {folder} serves all your repositories");
-        findings.push(Finding::warning(Code::HookBlocked, message).hint("in a repository without control/, the hook lets every push go on"));
+        findings.push(
+            Finding::warning(Code::HookBlocked, message).hint("in a repository without control/, the hook lets every push go on"),
+        );
     }
     findings.extend(bypass(site));
     findings
@@ -133,7 +135,8 @@ fn remarks(site: &Site) -> Vec<Finding> {
 /// The user's own core.hooksPath, which a push from this machine as this user would follow instead.
 fn bypass(site: &Site) -> Option<Finding> {
     let elsewhere = site.elsewhere.as_ref()?;
-    let message = format!("your own core.hooksPath leads to {}: a push that is served as you does not run this hook", shown(elsewhere));
+    let message =
+        format!("your own core.hooksPath leads to {}: a push that is served as you does not run this hook", shown(elsewhere));
     let hint = format!("git -C '{}' config core.hooksPath hooks", shown(site.folder().parent().unwrap_or(&site.file)));
     Some(Finding::warning(Code::HookInactive, message).at(shown(&site.file)).hint(hint))
 }
@@ -167,7 +170,6 @@ fn word(state: &State) -> &'static str {
         State::Waiting { .. } => "waiting",
         State::Foreign => "foreign",
         State::Idle => "idle",
-        State::Edited => "edited",
         State::Blocked => "blocked",
     }
 }
@@ -182,7 +184,6 @@ pub fn described(state: &State) -> String {
         State::Waiting { by } => format!("{} calls git cbia, but its manager has written no hook yet", shown(by)),
         State::Foreign => "another hook is there, and does not call git cbia".to_owned(),
         State::Idle => "it is not executable: git does not run it".to_owned(),
-        State::Edited => "it was changed since git cbia wrote it".to_owned(),
         State::Blocked => "something that is no file is in its place".to_owned(),
     }
 }
@@ -199,7 +200,7 @@ pub fn inactive(site: &Site, state: &State) -> Option<Finding> {
     let hint = match (state, site.manager) {
         (State::Active { .. } | State::Called { .. }, _) => return None,
         (State::Waiting { .. }, Some(manager)) => format!("run the installation of {}", manager.name()),
-        (State::Edited | State::Blocked, _) => format!("look at it, move it away, and run git cbia hooks install{server}"),
+        (State::Blocked, _) => format!("look at it, move it away, and run git cbia hooks install{server}"),
         _ => format!("git cbia hooks install{server}"),
     };
     let message = format!("git does not run the {} hook of git cbia: {}", site.hook.name(), described(state));
@@ -216,7 +217,8 @@ fn managed(site: &Site, ui: &mut Ui) -> CommandError {
     for line in lines.lines() {
         ui.line(line);
     }
-    let message = format!("{} keeps the hooks of this repository, and would not run one that is written beside it", manager.name());
+    let message =
+        format!("{} keeps the hooks of this repository, and would not run one that is written beside it", manager.name());
     let hint = format!("add these lines to {file}\n{lines}");
     CommandError::all(exit::DENIED, vec![Finding::error(Code::HookManaged, message).at(file).hint(hint)])
 }

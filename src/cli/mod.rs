@@ -3,6 +3,7 @@
 mod attest;
 mod authority;
 mod cache;
+mod doctor;
 mod environment;
 mod error;
 mod hooks;
@@ -51,6 +52,7 @@ enum Command {
     Cache(cache::Args),
     Hooks(hooks::Args),
     Attest(attest::Args),
+    Doctor(doctor::Args),
 }
 
 impl Command {
@@ -66,6 +68,7 @@ impl Command {
             Command::Cache(_) => "cache",
             Command::Hooks(_) => "hooks",
             Command::Attest(_) => "attest",
+            Command::Doctor(_) => "doctor",
         }
     }
 }
@@ -120,6 +123,7 @@ fn execute(environment: &Environment, command: Command, ui: &mut Ui) -> Result<u
         Command::Cache(args) => cache::run(&context, &args, ui),
         Command::Hooks(args) => hooks::run(&context, &args, ui),
         Command::Attest(args) => attest::run(&context, &args, ui),
+        Command::Doctor(args) => doctor::run(&context, &args, ui),
     }
 }
 

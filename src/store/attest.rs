@@ -82,20 +82,24 @@ impl fmt::Display for SshKey {
 }
 
 impl Attested {
-    /// How many different signers there are: a principal counts once whatever number of keys it has, and so does a key whatever number of
-    /// principals.
-    pub fn count(&self) -> usize {
-        // Groups of signers that share a principal or a key, each by its smallest member.
-        let mut group: BTreeMap<(u8, &str), usize> = BTreeMap::new();
-        let mut of: Vec<usize> = (0..self.signers.len()).collect();
+    /// The different signers: a principal counts once whatever number of keys it has, and so does a key whatever number of principals.
+    pub fn distinct(&self) -> Vec<&Signer> {
+        // Signers that share a principal or a key are one, directly or through others; each group goes by its first member.
+        let mut first: BTreeMap<(u8, &str), usize> = BTreeMap::new();
+        let mut group: Vec<usize> = (0..self.signers.len()).collect();
         for (at, signer) in self.signers.iter().enumerate() {
             for word in [(0, signer.principal.as_str()), (1, signer.key.as_str())] {
-                let other = *group.entry(word).or_insert(at);
-                let (from, to) = (of[at].max(of[other]), of[at].min(of[other]));
-                of.iter_mut().filter(|one| **one == from).for_each(|one| *one = to);
+                let other = group[*first.entry(word).or_insert(at)];
+                let (from, to) = (group[at].max(other), group[at].min(other));
+                group.iter_mut().filter(|one| **one == from).for_each(|one| *one = to);
             }
         }
-        of.into_iter().collect::<BTreeSet<_>>().len()
+        self.signers.iter().enumerate().filter(|(at, _)| group[*at] == *at).map(|(_, signer)| signer).collect()
+    }
+
+    /// How many different signers there are.
+    pub fn count(&self) -> usize {
+        self.distinct().len()
     }
 
     /// What is missing if a run needs `trust`: nothing, or the finding that refuses it. `signers` is the path of the file that names
@@ -106,8 +110,10 @@ impl Attested {
         if count >= needed {
             return None;
         }
-        let message = format!("the run {} is attested by {count} of the {needed} allowed signers it needs", run.to_hex_with_len(12));
-        let hint = format!("a signer of {signers} runs git cbia attest {} and pushes refs/cbia/attestations", run.to_hex_with_len(12));
+        let message =
+            format!("the run {} is attested by {count} of the {needed} allowed signers it needs", run.to_hex_with_len(12));
+        let hint =
+            format!("a signer of {signers} runs git cbia attest {} and pushes refs/cbia/attestations", run.to_hex_with_len(12));
         Some(Finding::error(Code::AttestationMissing, message).at(signers).expected(needed, count).hint(hint))
     }
 }
@@ -118,7 +124,10 @@ impl Store {
     pub fn trust(&self) -> Result<Trust, Finding> {
         let wrong = |key: &str, value: &str, allowed: &str| {
             let finding = Finding::error(Code::SettingInvalid, format!("{key} is '{}', which means nothing", printable(value)));
-            finding.at(key).expected(allowed, printable(value)).hint(format!("git config {key} {}", allowed.split(' ').next().unwrap_or("")))
+            finding
+                .at(key)
+                .expected(allowed, printable(value))
+                .hint(format!("git config {key} {}", allowed.split(' ').next().unwrap_or("")))
         };
         let number = match self.config_string("cbia.attestations") {
             None => 1,
@@ -146,7 +155,8 @@ impl Store {
             Some(key) => (slug(&key), key.to_string(), true),
             None => {
                 let (good, said) = self.verify_tag(&bytes, b"")?;
-                let print = fingerprint(&said).filter(|_| good).ok_or_else(|| wrong("a signature that git verify-tag does not take"))?;
+                let print =
+                    fingerprint(&said).filter(|_| good).ok_or_else(|| wrong("a signature that git verify-tag does not take"))?;
                 (format!("pgp-{}", print.to_ascii_lowercase()), print, false)
             }
         };
@@ -211,9 +221,12 @@ impl Store {
             if !checked.insert(*tag) {
                 continue;
             }
-            let refuse = |why: &str| Finding::warning(Code::AttestationInvalid, format!("an attestation does not count: {why}")).at(name);
+            let refuse =
+                |why: &str| Finding::warning(Code::AttestationInvalid, format!("an attestation does not count: {why}")).at(name);
             if checked.len() > MAX_CHECKED {
-                attested.findings.push(refuse(&format!("only {MAX_CHECKED} of one run are looked at")).hint("delete those that do not count"));
+                attested
+                    .findings
+                    .push(refuse(&format!("only {MAX_CHECKED} of one run are looked at")).hint("delete those that do not count"));
                 break;
             }
             match self.check(&statement, name, tag, allowed)? {
@@ -226,7 +239,13 @@ impl Store {
     }
 
     /// Who signed a tag, or why it does not count and what to do.
-    fn check(&self, statement: &Statement, name: &RefName, tag: &Oid, allowed: &[u8]) -> Result<Result<Signer, (String, String)>, StoreError> {
+    fn check(
+        &self,
+        statement: &Statement,
+        name: &RefName,
+        tag: &Oid,
+        allowed: &[u8],
+    ) -> Result<Result<Signer, (String, String)>, StoreError> {
         let again = format!("git cbia attest {} makes one", statement.run.to_hex_with_len(12));
         let refuse = |why: String| Ok(Err((why, again.clone())));
         let suffix = format!("{FOLDER}/{}/", statement.name.trim_start_matches(TAG_PREFIX));
@@ -245,7 +264,8 @@ impl Store {
             Err(why) => return refuse(why.to_owned()),
         };
         let Some(key) = ssh_key(signature) else {
-            let hint = "sign with an ssh key: git config gpg.format ssh, then git cbia attest; git verify-tag checks this one".to_owned();
+            let hint = "sign with an ssh key: git config gpg.format ssh, then git cbia attest; git verify-tag checks this one"
+                .to_owned();
             return Ok(Err(("it is not signed with an ssh key, and only those can be allowed signers".to_owned(), hint)));
         };
         if slug_of(name) != slug(&key) {
@@ -256,7 +276,8 @@ impl Store {
             Some(signer) => Ok(Ok(signer)),
             None => {
                 let said = said.lines().last().unwrap_or("git verify-tag refuses it").replace(['\t'], " ");
-                let hint = "an allowed signer has to attest the run; for a new signer, the file of allowed signers is changed first";
+                let hint =
+                    "an allowed signer has to attest the run; for a new signer, the file of allowed signers is changed first";
                 Ok(Err((format!("the key {key} is no allowed signer's at that time: {said}"), hint.to_owned())))
             }
         }

@@ -323,10 +323,9 @@ impl Store {
         }
         let mut fields = output.stdout.split(|byte| *byte == 0);
         match (fields.next(), fields.next()) {
-            (Some(scope), Some(path)) => Ok(Some(HooksPath {
-                scope: scope.to_str_lossy().into_owned(),
-                path: path.to_path_lossy().into_owned(),
-            })),
+            (Some(scope), Some(path)) => {
+                Ok(Some(HooksPath { scope: scope.to_str_lossy().into_owned(), path: path.to_path_lossy().into_owned() }))
+            }
             _ => Err(GitError::Answer { what: WHAT, answer: output.stdout.to_str_lossy().into_owned() }),
         }
     }

@@ -49,8 +49,6 @@ pub enum State {
     Foreign,
     /// Our hook, not executable: git does not run it.
     Idle,
-    /// Our hook, changed by somebody.
-    Edited,
     /// Something that is no file.
     Blocked,
 }
@@ -162,12 +160,12 @@ impl Hook {
              if [ -f \"$before\" ] && [ -x \"$before\" ]; then\n\
              \x20   printf %s \"$lines\" | \"$before\" \"$@\" || refused=$?\n\
              fi\n\
-             printf %s \"$lines\" | git cbia hook {name} \"$@\" || refused=$?\n\
+             printf %s \"$lines\" | git-cbia hook {name} \"$@\" || refused=$?\n\
              exit \"$refused\"\n"
         )
     }
 
-    /// The words by which a hook calls us.
+    /// The words by which a hook calls us; `git-cbia` does as well.
     fn call(self) -> String {
         format!("git cbia hook {}", self.name())
     }
@@ -190,10 +188,9 @@ impl Manager {
                 ".husky/pre-push",
                 "# git cbia reads what git says on standard input: keep it first\ngit cbia hook pre-push \"$@\" || exit 1",
             ),
-            Self::Lefthook => (
-                "lefthook.yml",
-                "pre-push:\n  commands:\n    cbia: { run: 'git cbia hook pre-push {0}', use_stdin: true }",
-            ),
+            Self::Lefthook => {
+                ("lefthook.yml", "pre-push:\n  commands:\n    cbia: { run: 'git cbia hook pre-push {0}', use_stdin: true }")
+            }
             Self::PreCommit => (
                 ".pre-commit-config.yaml, under repos:",
                 "- repo: local\n  hooks: [{ id: cbia, name: git cbia, language: system, stages: [pre-push], always_run: true, \
@@ -239,7 +236,9 @@ impl Site {
 
     /// What stands there.
     pub fn state(&self) -> Result<State, HookError> {
-        let Some(metadata) = there(&self.file)? else { return self.managed().map(|by| by.map_or(State::Absent, |by| State::Waiting { by })) };
+        let Some(metadata) = there(&self.file)? else {
+            return self.managed().map(|by| by.map_or(State::Absent, |by| State::Waiting { by }));
+        };
         if metadata.is_dir() {
             return Ok(State::Blocked);
         }
@@ -249,9 +248,6 @@ impl Site {
         if metadata.is_file() && self.is_ours(&text) {
             let before = there(&before)?.map(|_| before);
             return Ok(if executable { State::Active { before } } else { State::Idle });
-        }
-        if metadata.is_file() && text.lines().nth(1).is_some_and(|line| line.starts_with("# git cbia: ")) {
-            return Ok(State::Edited);
         }
         if executable && calls(&text, self.hook) {
             return Ok(State::Called { by: self.file.clone() });
@@ -308,7 +304,14 @@ impl Store {
         };
         let file = folder.join(Hook::PrePush.name());
         let manager = top.as_deref().and_then(|top| manager(top, &folder, &file));
-        Ok(Site { hook: Hook::PrePush, file, scope: configured.map(|configured| configured.scope), manager, top, elsewhere: None })
+        Ok(Site {
+            hook: Hook::PrePush,
+            file,
+            scope: configured.map(|configured| configured.scope),
+            manager,
+            top,
+            elsewhere: None,
+        })
     }
 
     /// Where the pre-receive hook of this repository belongs, for whoever serves it: what its own configuration says counts, and what
@@ -360,10 +363,6 @@ impl Store {
                 self.keep(site, &before)?;
                 Change::Installed { before: Some(before) }
             }
-            State::Edited => {
-                let hint = format!("take the change out, or remove the file, then run git cbia hooks install again; {} is a hook", site.hook.name());
-                return Err(site.blocked(&site.file, "was written by git cbia and changed since", hint));
-            }
             State::Blocked => return Err(site.blocked(&site.file, "is no file", "move it away")),
         };
         drop(guard);
@@ -376,7 +375,10 @@ impl Store {
         match there(&before)? {
             None => Ok(()),
             Some(_) => {
-                let hint = format!("it is the hook from before an earlier installation: put it back as {}, or remove it", site.hook.name());
+                let hint = format!(
+                    "it is the hook from before an earlier installation: put it back as {}, or remove it",
+                    site.hook.name()
+                );
                 Err(site.blocked(&before, "is in the way", hint))
             }
         }
@@ -426,9 +428,9 @@ impl Store {
         if !ours {
             return match site.state()? {
                 State::Called { by } => {
-                    Err(site.blocked(&by, "calls git cbia, and git cbia did not write it", format!("take the call of {} out", site.hook.call())))
+                    let hint = format!("take the line with '{}' out", site.hook.call());
+                    Err(site.blocked(&by, "calls git cbia, and is not as git cbia wrote it", hint))
                 }
-                State::Edited => Err(site.blocked(&site.file, "was written by git cbia and changed since", "remove it yourself")),
                 _ => {
                     self.refuse_orphan(site)?;
                     Ok(Change::None)
@@ -486,7 +488,8 @@ fn text_of(path: &Path) -> Result<String, HookError> {
 
 /// Whether git would run it.
 fn is_executable(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file()) && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
+        && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
 }
 
 /// Makes a file executable for all who may read it.
@@ -499,8 +502,8 @@ fn make_executable(path: &Path) -> io::Result<()> {
 
 /// Whether a script or a configuration calls our hook on a line that is no comment.
 fn calls(text: &str, hook: Hook) -> bool {
-    let call = hook.call();
-    text.lines().any(|line| !line.trim_start().starts_with('#') && line.contains(&call))
+    let calls = [hook.call(), hook.call().replacen(' ', "-", 1)];
+    text.lines().any(|line| !line.trim_start().starts_with('#') && calls.iter().any(|call| line.contains(call)))
 }
 
 /// The path with more at the end of its last name.
