@@ -27,12 +27,12 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
     let made = store.attest(tip, &state_key, &executor_key).map_err(unsigned)?;
     ui.line(&format!("{} run {tip}", if made.known { "attested already:" } else { "attested" }));
     ui.line(&format!("  key {}", printable(&made.key)));
-    ui.line(&format!("  tag {} {}", made.tag, made.name));
+    ui.line(&format!("  tag {} {}", made.tag, made.name.as_str()));
     let mut findings = Vec::new();
     if !made.countable {
         let message = "git verify-tag checks this signature, but it cannot count where cbia.trust is signed";
         let hint = "allowed signers are named by ssh keys: git config gpg.format ssh && git config user.signingKey <key>";
-        findings.push(Finding::warning(Code::AttestationInvalid, message).at(&made.name).hint(hint));
+        findings.push(Finding::warning(Code::AttestationInvalid, message).at(made.name.as_str()).hint(hint));
     }
     ui.findings(&findings);
     ui.result(

@@ -221,8 +221,9 @@ impl Store {
             if !checked.insert(*tag) {
                 continue;
             }
-            let refuse =
-                |why: &str| Finding::warning(Code::AttestationInvalid, format!("an attestation does not count: {why}")).at(name);
+            let refuse = |why: &str| {
+                Finding::warning(Code::AttestationInvalid, format!("an attestation does not count: {why}")).at(name.as_str())
+            };
             if checked.len() > MAX_CHECKED {
                 attested
                     .findings
