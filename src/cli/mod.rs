@@ -6,6 +6,7 @@ mod cache;
 mod doctor;
 mod environment;
 mod error;
+mod format;
 mod hooks;
 mod init;
 mod log;

@@ -1,10 +1,12 @@
 //! F0: values. One file per document kind, and the only serde derives. No I/O.
 
+pub mod audit_bundle;
 pub mod authority_ledger;
 pub mod cache_entry;
 pub mod cage;
 pub mod capsule;
 pub mod check_report;
+pub mod closure;
 pub mod confinement;
 pub mod decision;
 pub mod digest;

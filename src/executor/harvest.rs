@@ -20,6 +20,8 @@ use crate::document::schema::{Kind, load};
 
 /// The largest report that is read, in bytes.
 pub const MAX_REPORT_BYTES: u64 = 16 << 20;
+/// Fewer files than this are not worth a thread.
+const SMALLEST_PART: usize = 64;
 /// At most this many findings are told.
 const MAX_FINDINGS: usize = 100;
 
@@ -33,7 +35,13 @@ pub struct Harvest {
 }
 
 /// Harvests `outputs`. The request, which git cbia itself wrote, is left unread.
-pub fn harvest(scratch: &Scratch, outputs: &Outputs, request: &RepoPath, bounds: &Bounds) -> Result<Harvest, Vec<Finding>> {
+pub fn harvest(
+    scratch: &Scratch,
+    outputs: &Outputs,
+    phase: Phase,
+    request: &RepoPath,
+    bounds: &Bounds,
+) -> Result<Harvest, Vec<Finding>> {
     let declared: BTreeSet<&RepoPath> = outputs.artifacts.iter().collect();
     let mut found = walk(scratch, bounds)?;
     let mut findings = std::mem::take(&mut found.findings);
@@ -62,7 +70,7 @@ pub fn harvest(scratch: &Scratch, outputs: &Outputs, request: &RepoPath, bounds:
         findings.push(Finding::error(Code::ExecutorInputChanged, message).at(path).hint("write to the declared outputs only"));
     }
     let report = match found.absent(&outputs.execution_report) {
-        None => report(scratch, &outputs.execution_report),
+        None => report(scratch, &outputs.execution_report, phase),
         Some(_) if matches!(found.files.get(&outputs.execution_report), Some(Found::Other(_))) => Err(Vec::new()),
         Some(finding) if finding.code == Code::OutputMissing => Err(vec![no_report(&outputs.execution_report)]),
         Some(finding) => Err(vec![finding]),
@@ -75,7 +83,7 @@ pub fn harvest(scratch: &Scratch, outputs: &Outputs, request: &RepoPath, bounds:
         }
     };
     let said = reported(&report, &declared, &outputs.execution_report, &mut findings);
-    let mut artifacts = BTreeMap::new();
+    let mut wanted = Vec::new();
     let mut left = bounds.output_bytes;
     for path in declared {
         if let Some(finding) = found.absent(path) {
@@ -84,21 +92,39 @@ pub fn harvest(scratch: &Scratch, outputs: &Outputs, request: &RepoPath, bounds:
             }
             continue;
         }
-        match take(scratch, path, left, said.get(path).copied()) {
-            Ok(bytes) => {
-                left -= bytes.len() as u64;
-                artifacts.insert(path.clone(), bytes);
-            }
-            Err(finding) => {
-                let full = finding.code == Code::OutputTooLarge;
-                findings.push(finding);
-                if full {
-                    break;
-                }
-            }
+        let Some(Found::File(print)) = found.files.get(path) else { continue };
+        let Some(rest) = left.checked_sub(print.bytes()) else {
+            let message = format!("the artifacts are larger than the limit: {path} goes beyond it");
+            findings.push(Finding::error(Code::OutputTooLarge, message).at(path).hint("sandbox.limits.output_bytes allows more"));
+            break;
+        };
+        left = rest;
+        wanted.push((path, print.bytes()));
+    }
+    let mut artifacts = BTreeMap::new();
+    let taken = in_parallel(&wanted, |(path, bytes)| take(scratch, path, *bytes, said.get(path).copied()));
+    for ((path, _), taken) in wanted.iter().zip(taken) {
+        match taken {
+            Ok(bytes) => drop(artifacts.insert((*path).clone(), bytes)),
+            Err(finding) => findings.push(finding),
         }
     }
     if findings.is_empty() { Ok(Harvest { artifacts, tool_versions: report.tool_versions }) } else { Err(cut(findings)) }
+}
+
+/// What `action` gives for each item, in their order.
+fn in_parallel<T: Sync, R: Send>(items: &[T], action: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let part = items.len().div_ceil(threads).max(SMALLEST_PART);
+    if items.len() <= part {
+        return items.iter().map(action).collect();
+    }
+    std::thread::scope(|scope| {
+        let action = &action;
+        let start = |part| scope.spawn(move || Vec::from_iter(<[T]>::iter(part).map(action)));
+        let parts: Vec<_> = items.chunks(part).map(start).collect();
+        parts.into_iter().flat_map(|part| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    })
 }
 
 fn cut(mut findings: Vec<Finding>) -> Vec<Finding> {
@@ -243,7 +269,7 @@ fn no_report(path: &RepoPath) -> Finding {
         .hint("the request names the place as phase_config.outputs.execution_report")
 }
 
-fn report(scratch: &Scratch, path: &RepoPath) -> Result<GenReport, Vec<Finding>> {
+fn report(scratch: &Scratch, path: &RepoPath, phase: Phase) -> Result<GenReport, Vec<Finding>> {
     let bytes = match read(scratch, path, MAX_REPORT_BYTES) {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Err(vec![no_report(path)]),
@@ -257,8 +283,8 @@ fn report(scratch: &Scratch, path: &RepoPath) -> Result<GenReport, Vec<Finding>>
     let sealed = load::<GenReport>(Kind::ExecutorReport, path, &bytes);
     let findings = |findings: Vec<Finding>| findings.into_iter().map(|f| Finding { code: Code::ReportInvalid, ..f }).collect();
     let report = sealed.map_err(findings as fn(Vec<Finding>) -> Vec<Finding>)?.document;
-    if report.phase != Phase::Gen {
-        let message = format!("the executor's report is about {}, not GEN", report.phase);
+    if report.phase != phase {
+        let message = format!("the executor's report is about {}, not {phase}", report.phase);
         return Err(vec![Finding::error(Code::ReportInvalid, message).at(path).pointing("/phase", &bytes)]);
     }
     Ok(report)
@@ -284,14 +310,13 @@ fn reported<'a>(
 }
 
 /// An artifact's bytes, if they are what the report says.
-fn take(scratch: &Scratch, path: &RepoPath, left: u64, said: Option<&ReportedArtifact>) -> Result<Vec<u8>, Finding> {
+fn take(scratch: &Scratch, path: &RepoPath, size: u64, said: Option<&ReportedArtifact>) -> Result<Vec<u8>, Finding> {
     let missing = |message: String| Finding::error(Code::OutputMissing, message).at(path);
-    let Some(bytes) = read(scratch, path, left)? else {
+    let Some(bytes) = read(scratch, path, size)? else {
         return Err(missing(format!("the executor did not write {path}")).hint("every declared artifact must be produced"));
     };
-    if bytes.len() as u64 > left {
-        let message = format!("the artifacts are larger than the limit: {path} goes beyond it");
-        return Err(Finding::error(Code::OutputTooLarge, message).at(path).hint("sandbox.limits.output_bytes allows more"));
+    if bytes.len() as u64 != size {
+        return Err(unreadable(path, "it changed, although nobody is left to change it"));
     }
     let Some(said) = said else {
         return Err(missing(format!("the report does not list {path}")).hint("every declared artifact must be reported"));

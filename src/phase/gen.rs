@@ -9,11 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::Evidence;
+use super::{Evidence, Judge};
 use crate::document::SCHEMA_VERSION;
 use crate::document::authority_ledger::AuthorityLedger;
 use crate::document::cache_entry::{CacheKey, ToolVersions};
+use crate::document::confinement::ConfinementInput;
 use crate::document::digest::Digest;
+use crate::document::executor::GenExecutor;
 use crate::document::finding::{Code, Finding};
 use crate::document::gen_exchange::{
     GenReport, GenRequest, OutputArtifact, Outputs, OutputsManifest, PhaseConfig, ReportedArtifact,
@@ -31,6 +33,7 @@ use crate::executor::external::{self, Host};
 use crate::executor::resolve::{RUNNER_VERSION, generator_version, is_builtin};
 use crate::gate::assurance::Admission;
 use crate::gate::paths::TEMPLATES_FOLDER;
+use crate::policy::{Bundle, Decision, Question};
 
 /// Raised when what the phase emits changes.
 pub const VERSION: u32 = 1;
@@ -40,12 +43,15 @@ pub const REQUEST_PATH: &str = "execution/gen/request.json";
 pub const OUTPUTS_PATH: &str = "execution/gen/outputs.json";
 /// Where the executor's report goes.
 pub const REPORT_PATH: &str = "execution/gen/executor.report.json";
-/// Where the beginning of what an executor printed goes, in the record's tree.
+/// Where what an executor printed goes, or its beginning and end, in the record's tree.
 pub const LOG_PATH: &str = "execution/gen/executor.log";
 /// Where the run ledger goes.
 pub const RUN_LEDGER_PATH: &str = "execution/ledger/run.ledger.json";
 /// Where the artifact map goes.
 pub const ARTIFACT_HASHES_PATH: &str = "execution/ledger/artifact_hashes.json";
+
+/// The rule that is asked, where there is one, whether a program may run as well confined as it is.
+pub const CONFINEMENT_QUERY: &str = "data.control.executor.allow";
 
 /// What the phase's output depends on.
 pub struct Input<'a> {
@@ -106,7 +112,7 @@ pub struct Trace {
     pub level: String,
     /// How it ended.
     pub exit: String,
-    /// The beginning of what it printed.
+    /// What it printed, or its beginning and end.
     pub log: Vec<u8>,
 }
 
@@ -122,7 +128,9 @@ pub struct Executed {
 }
 
 /// Executes GEN with the executor that was admitted.
-pub fn execute(input: &Input, sources: &Sources, host: &Host<'_>) -> Executed {
+///
+/// A program is started only if the repository's policy has nothing against the level of confinement that was reached.
+pub fn execute(input: &Input, sources: &Sources, host: &Host<'_>, bundle: &Bundle, judge: &mut dyn Judge) -> Executed {
     let executor = &input.admission.capsule().gen_executor;
     if is_builtin(executor) {
         return Executed { produced: built_in(input, sources), trace: None, warnings: Vec::new() };
@@ -134,10 +142,29 @@ pub fn execute(input: &Input, sources: &Sources, host: &Host<'_>) -> Executed {
         files: sources.contents,
         request: (&super::path(REQUEST_PATH), &bytes),
         outputs: &request.phase_config.outputs,
+        phase: Phase::Gen,
     };
-    let external::Execution { level, exit, log, warnings, harvest } = external::execute(&job, host);
+    let external::Execution { level, exit, log, warnings, harvest } =
+        external::execute(&job, host, &mut |level| confinement(executor, level, bundle, judge));
     let produced = harvest.map(|harvest| Produced { artifacts: harvest.artifacts, tool_versions: harvest.tool_versions });
     Executed { produced, trace: Some(Trace { level, exit, log }), warnings }
+}
+
+/// What the policy has against running `executor` at `level`. A repository without a rule for it has nothing: then what the configuration
+/// requires is all that is required.
+pub(super) fn confinement(executor: &GenExecutor, level: &str, bundle: &Bundle, judge: &mut dyn Judge) -> Vec<Finding> {
+    let layers = if level == "none" { Vec::new() } else { level.split('+').collect() };
+    let input = ConfinementInput { schema_version: SCHEMA_VERSION, gen_executor: executor, level, layers };
+    let evaluation = judge.judge(&Question { bundle, query: CONFINEMENT_QUERY, input: &json::to_value(&input) });
+    let absent = !evaluation.findings.is_empty() && evaluation.findings.iter().all(|f| f.code == Code::PolicyMissing);
+    if absent || evaluation.decision == Decision::Allow {
+        return Vec::new();
+    }
+    let message = format!("the policy does not allow the executor to run at the level of confinement that was reached: {level}");
+    let hint = format!("run it where it can be confined better, or change {CONFINEMENT_QUERY}");
+    let mut findings = vec![Finding::error(Code::ConfinementDenied, message).hint(hint)];
+    findings.extend(evaluation.findings);
+    findings
 }
 
 /// Executes GEN with the built-in generator.
@@ -189,6 +216,7 @@ pub fn request(input: &Input) -> GenRequest {
                 artifacts: pipeline.r#gen.artifacts.iter().map(|a| a.path.clone()).collect(),
             },
         },
+        repair_capsule: None,
     }
 }
 
@@ -196,6 +224,10 @@ pub fn request(input: &Input) -> GenRequest {
 pub struct Account {
     /// The request, outputs manifest and report.
     pub evidence: Evidence,
+    /// The outputs manifest.
+    pub outputs: OutputsManifest,
+    /// The executor's report.
+    pub report: GenReport,
     /// The artifact map.
     pub artifact_hashes: ArtifactHashes,
     /// The run ledger, without what the cache had to do with it.
@@ -233,24 +265,18 @@ pub fn account(
         tool_versions: tools.clone(),
     };
     let artifact_hashes: ArtifactHashes = outputs.iter().map(|o| (o.path.clone(), o.sha256)).collect();
-    let manifest = json::emit(&OutputsManifest { schema_version: version(), phase: Phase::Gen, artifacts: outputs.clone() });
+    let outputs = OutputsManifest { schema_version: version(), phase: Phase::Gen, artifacts: outputs };
+    let manifest = json::emit(&outputs);
     let mut run_ledger = gates.clone();
-    run_ledger.entries.push(LedgerEntry {
-        phase: Phase::Gen,
-        event: LedgerEvent::Phase,
-        artifact: None,
-        sha256: Some(Digest::of(&manifest)),
-        objectives: Vec::new(),
-        authorities: Vec::new(),
-        cache: None,
-    });
-    run_ledger.entries.extend(outputs.into_iter().map(|o| LedgerEntry {
+    run_ledger.entries.push(LedgerEntry::phase(Phase::Gen, Digest::of(&manifest)));
+    run_ledger.entries.extend(outputs.artifacts.iter().cloned().map(|o| LedgerEntry {
         phase: Phase::Gen,
         event: LedgerEvent::Artifact,
         artifact: Some(o.path),
         sha256: Some(o.sha256),
         objectives: o.objectives,
         authorities: o.authorities,
+        check: None,
         cache: None,
     }));
     let evidence = Evidence::from([
@@ -260,18 +286,5 @@ pub fn account(
         (super::path(ARTIFACT_HASHES_PATH), json::emit(&artifact_hashes)),
         (super::path(RUN_LEDGER_PATH), json::emit(&run_ledger)),
     ]);
-    Account { evidence, artifact_hashes, run_ledger }
-}
-
-/// A gate's entry in the run ledger: `document` is what it emitted.
-pub fn gate_entry(phase: Phase, document: &[u8]) -> LedgerEntry {
-    LedgerEntry {
-        phase,
-        event: LedgerEvent::Phase,
-        artifact: None,
-        sha256: Some(Digest::of(document)),
-        objectives: Vec::new(),
-        authorities: Vec::new(),
-        cache: None,
-    }
+    Account { evidence, outputs, report, artifact_hashes, run_ledger }
 }

@@ -3,12 +3,19 @@
 pub mod chain;
 pub mod inputs;
 pub mod judge;
+mod keep;
+mod known;
 pub mod miss;
 mod repeat;
+mod rerun;
+mod reuse;
 pub mod run;
+mod seal;
 mod settle;
 mod step;
+mod tail;
 
+pub use self::rerun::{Rerun, rerun};
 pub use self::step::counted;
 use crate::store::StoreError;
 use crate::store::materialise::MaterialiseError;
