@@ -213,6 +213,7 @@ fn server_checks(server: Option<&Path>, remote: &str, probed: bool) -> Vec<Check
             return vec![Check::new(HOOK, Health::Unknown, why).mend(ask)];
         }
     };
+    let at = server.work_dir().unwrap_or(server.git_dir()).display();
     let mut checks = Vec::new();
     checks.push(match server.pre_receive().and_then(|site| Ok((site.state()?, site))) {
         Err(error) => Check::new(HOOK, Health::Unknown, spelled(&error)),
@@ -220,12 +221,11 @@ fn server_checks(server: Option<&Path>, remote: &str, probed: bool) -> Vec<Check
             (Some(finding), _) => Check::new(HOOK, Health::No, described(&state)).mend(finding.hint.unwrap_or_default()),
             (None, Some(_)) => {
                 Check::new(HOOK, Health::No, "it is there, and your own core.hooksPath leads past it when the remote is a path")
-                    .mend(format!("git -C '{}' config core.hooksPath hooks", path.display()))
+                    .mend(format!("git -C '{at}' config core.hooksPath hooks"))
             }
             (None, None) => Check::new(HOOK, Health::Ok, described(&state)),
         },
     });
-    let at = path.display();
     let hidden = ["transfer.hideRefs", "receive.hideRefs", "uploadpack.hideRefs"].into_iter().flat_map(|key| {
         server
             .config_strings(key)

@@ -54,9 +54,10 @@ impl Args {
 
 /// Opens the repository that is exactly at `path`: one around it is not what was meant.
 pub fn open_server(path: &Path) -> Result<Store, CommandError> {
-    let store = Store::open_with(path, OpenOptions::default())?;
     let real = |path: &Path| std::fs::canonicalize(path).ok();
     let here = real(path);
+    // The search for a repository expects no `..` on its way.
+    let store = Store::open_with(here.as_deref().unwrap_or(path), OpenOptions::default())?;
     if here.is_some() && [Some(store.git_dir()), store.work_dir()].into_iter().flatten().any(|top| real(top) == here) {
         return Ok(store);
     }
