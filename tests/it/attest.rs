@@ -294,9 +294,34 @@ fn two_keys_of_one_person_are_one_signer() {
 }
 
 #[test]
+fn an_openpgp_signature_is_made_and_checked_by_git_and_cannot_count() {
+    let site = Site::new();
+    let mut gpg = site.repo.command("gpg");
+    gpg.args(["--batch", "--quiet", "--passphrase", "", "--quick-gen-key", "Ada <ada@example.org>", "ed25519", "sign", "never"]);
+    // Not every machine has gpg, or lets its agent run.
+    match gpg.status() {
+        Ok(status) if status.success() => {}
+        _ => return,
+    }
+    site.repo.git(["config", "gpg.format", "openpgp"]);
+    site.repo.git(["config", "user.signingKey", "ada@example.org"]);
+    let ran = site.repo.cbia(["attest", "--json"]).ok();
+    assert_eq!((ran.codes(), &ran.json()["result"]["countable"]), (vec!["attestation-invalid".to_owned()], &json!(false)));
+    let (name, _) = site.repo.only_ref("refs/cbia/attestations");
+    assert!(name.rsplit('/').next().unwrap().starts_with("pgp-") && site.git_takes(&name, ""), "{name}");
+    assert_eq!(site.repo.cbia(["attest", "--json"]).ok().json()["result"]["known"], true);
+    let (names, findings) = site.counts(&format!("* {}\n", site.key("ada").1));
+    assert!(names.is_empty() && findings[0].contains("it is not signed with an ssh key"), "{findings:?}");
+    let mut kill = site.repo.command("gpgconf");
+    kill.args(["--kill", "all"]);
+    drop(kill.status());
+}
+
+#[test]
 fn settings_that_mean_nothing_are_refused() {
     let site = Site::new();
-    let cases: &[(&[(&str, &str)], Result<Trust, &str>)] = &[
+    type Settings<'a> = &'a [(&'a str, &'a str)];
+    let cases: &[(Settings<'_>, Result<Trust, &str>)] = &[
         (&[], Ok(Trust::Content)),
         (&[("cbia.trust", "content")], Ok(Trust::Content)),
         (&[("cbia.trust", "signed")], Ok(Trust::Signed(1))),
