@@ -250,6 +250,16 @@ fn what_is_no_attestation_of_this_run_does_not_count() {
             "{what}"
         );
     }
+    // Refs that are no refs here are judged alike: those of a push, and those fetched from a remote. The name of another run is none.
+    let store = Store::open(site.repo.path()).unwrap();
+    let id = Oid::from_hex(good.as_bytes()).unwrap();
+    let by = |name: String| {
+        let refs = [(name.parse().unwrap(), id)];
+        store.attested_by(&refs, site.run, &site.state_key, &site.executor_key, allowed.as_bytes()).unwrap().count()
+    };
+    assert_eq!(by(name.clone()), 1);
+    assert_eq!(by(name.replace("refs/cbia/", "refs/cbia/remotes/origin/")), 1);
+    assert_eq!(by(name.replace(&site.state_key.to_string(), &Digest::of(b"x").to_string())), 0);
     // Under the name of another signer, it would keep that one from signing.
     let bob = site.attest("bob");
     site.repo.git(["update-ref", &bob, &good]);

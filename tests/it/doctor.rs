@@ -105,6 +105,13 @@ fn signers_are_counted_from_what_is_committed() {
     signers(&["no", "advice"]);
     repo.cbia(["attest"]).ok();
     signers(&["ok", "advice"]);
+    // A validity without a zone is one moment for everybody: here, nine minutes after the tag's 22:13:20 UTC.
+    repo.write("control/runners.allowed_signers", format!("ada@example.org valid-before=\"202311142222\" {public}"));
+    repo.commit();
+    for zone in ["UTC", "XXX-14", "XXX11"] {
+        let document = repo.with("TZ", Some(zone)).cbia(["doctor", "--json"]).json();
+        assert_eq!(health(&document, "signers"), ["ok", "advice"], "{zone}");
+    }
     repo.git(["config", "cbia.attestations", "2"]);
     signers(&["no", "no", "advice"]);
     repo.git(["config", "cbia.attestations", "none"]);
