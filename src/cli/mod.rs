@@ -1,11 +1,14 @@
 //! F5: the command line. One file per command; printing, the environment, settings and exit codes are here and nowhere else.
 
+mod attest;
 mod authority;
 mod cache;
+mod doctor;
 mod environment;
 mod error;
 mod export;
 mod format;
+mod hooks;
 mod init;
 mod log;
 mod policy;
@@ -52,6 +55,9 @@ enum Command {
     Authority(authority::Args),
     Policy(policy::Args),
     Cache(cache::Args),
+    Hooks(hooks::Args),
+    Attest(attest::Args),
+    Doctor(doctor::Args),
 }
 
 impl Command {
@@ -67,6 +73,9 @@ impl Command {
             Command::Authority(_) => "authority",
             Command::Policy(_) => "policy",
             Command::Cache(_) => "cache",
+            Command::Hooks(_) => "hooks",
+            Command::Attest(_) => "attest",
+            Command::Doctor(_) => "doctor",
         }
     }
 }
@@ -102,6 +111,12 @@ pub fn main() -> ExitCode {
 }
 
 fn execute(environment: &Environment, command: Command, ui: &mut Ui) -> Result<u8, CommandError> {
+    // Another repository is asked for, and there need not be one here.
+    if let Command::Hooks(args) = &command
+        && let Some(server) = args.server()
+    {
+        return hooks::serve(&hooks::open_server(server)?, args, ui);
+    }
     let store = environment.open()?;
     let context = Context { environment, store: &store };
     match command {
@@ -115,6 +130,9 @@ fn execute(environment: &Environment, command: Command, ui: &mut Ui) -> Result<u
         Command::Authority(args) => authority::run(&context, &args, ui),
         Command::Policy(args) => policy::run(&context, &args, ui),
         Command::Cache(args) => cache::run(&context, &args, ui),
+        Command::Hooks(args) => hooks::run(&context, &args, ui),
+        Command::Attest(args) => attest::run(&context, &args, ui),
+        Command::Doctor(args) => doctor::run(&context, &args, ui),
     }
 }
 

@@ -173,6 +173,12 @@ impl Store {
         self.repo.config_snapshot().string(key).map(|value| value.to_str_lossy().into_owned())
     }
 
+    /// Every value of a setting that may be given more than once, in order.
+    pub fn config_strings(&self, key: &str) -> Vec<String> {
+        let values = self.repo.config_snapshot().plumbing().strings(key).unwrap_or_default();
+        values.iter().map(|value| value.to_str_lossy().into_owned()).collect()
+    }
+
     /// A boolean configuration value as git reads it; `None` if unset or not a boolean.
     pub fn config_bool(&self, key: &str) -> Option<bool> {
         self.repo.config_snapshot().boolean(key)
