@@ -42,7 +42,7 @@ impl Environment {
 
     /// Opens the repository that the command was started in, as git would.
     pub fn open(&self) -> Result<Store, CommandError> {
-        let options = OpenOptions { from_environment: true, read_only: false, overrides: self.settings.clone() };
+        let options = OpenOptions { from_environment: true, read_only: false, overrides: self.settings.clone(), quarantine: None };
         Store::open_with(Path::new("."), options).map_err(CommandError::from)
     }
 

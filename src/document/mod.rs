@@ -25,6 +25,7 @@ pub mod opa_input;
 pub mod path;
 pub mod phase;
 pub mod pipeline;
+pub mod push_input;
 pub mod record;
 pub mod repair_capsule;
 pub mod repair_report;

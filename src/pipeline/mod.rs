@@ -4,6 +4,7 @@ pub mod chain;
 pub mod inputs;
 pub mod judge;
 pub mod miss;
+pub mod rederive;
 mod repeat;
 pub mod run;
 mod settle;

@@ -26,6 +26,8 @@ use crate::store::pack::Batch;
 use crate::store::tree::{Tree, TreeLimits};
 use crate::store::{Oid, Store};
 
+/// Why a run is refused whose last tree is right: a commit before it, or a commit's own text, is not.
+pub const OTHER_CHAIN: &str = "its phase commits are not those of this state";
 /// The largest document of a run that is read back, in bytes.
 const MAX_DOCUMENT: u64 = 64 << 20;
 
@@ -248,14 +250,14 @@ impl Admitted<'_> {
         if output.ids.keys().collect::<BTreeSet<_>>() != declared {
             return Ok(Err(refuse("its artifacts are not the declared ones".into())));
         }
-        let whole = self.whole(&mut Batch::new(self.store)?, &output)?;
+        let whole = self.whole(&mut Batch::names(self.store), &output)?;
         if whole.chain.tip() == Some(tip) {
             return Ok(Ok((output, whole)));
         }
         let expected = whole.chain.tree();
         let paths: BTreeSet<&RepoPath> = expected.keys().chain(tree.keys()).collect();
         let differing = paths.into_iter().find(|path| expected.get(*path) != tree.get(*path));
-        let why = differing.map_or("its phase commits are not those of this state".to_owned(), |path| {
+        let why = differing.map_or(OTHER_CHAIN.to_owned(), |path| {
             format!("{path} is not what this state and its artifacts come to")
         });
         Ok(Err(refuse(why)))

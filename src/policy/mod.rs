@@ -32,7 +32,13 @@ pub const DEFAULT_BUNDLE: &[(&str, &str)] = &[
     ("policy/assurance/assurance_test.rego", include_str!("../../policy/assurance/assurance_test.rego")),
     ("policy/kernel/kernel.rego", include_str!("../../policy/kernel/kernel.rego")),
     ("policy/kernel/kernel_test.rego", include_str!("../../policy/kernel/kernel_test.rego")),
+    ("policy/push/push.rego", include_str!("../../policy/push/push.rego")),
+    ("policy/push/push_test.rego", include_str!("../../policy/push/push_test.rego")),
 ];
+/// Where the policy that judges pushes is.
+pub const PUSH_FOLDER: &str = "policy/push";
+/// The rule that judges pushes.
+pub const PUSH_QUERY: &str = "data.push.allow";
 
 /// The format of [`memo_key`]'s own data.
 const MEMO_VERSION: u64 = 1;
@@ -211,6 +217,7 @@ fn findings_of(query: &str, explain: &ExplainDocument) -> Vec<Finding> {
     let code = match query {
         "data.control.kernel.allow" => Code::KernelDenied,
         "data.assurance.allow" => Code::AssuranceDenied,
+        PUSH_QUERY => Code::PushDenied,
         _ => Code::PolicyDenied,
     };
     for entry in &explain.deny {

@@ -181,6 +181,8 @@ pub struct Batch<'s> {
     pending: Vec<Object>,
     pending_bytes: usize,
     spool: Option<Spool>,
+    /// Nothing is kept: only names are wanted.
+    names_only: bool,
 }
 
 /// Finds what the repository has already.
@@ -255,7 +257,24 @@ impl<'s> Batch<'s> {
             pending: Vec::new(),
             pending_bytes: 0,
             spool: None,
+            names_only: false,
         })
+    }
+
+    /// A batch that gives objects their names and keeps none of them, for holding what is stored against what it should be. It cannot be
+    /// published, and takes a store that was opened for reading only.
+    pub fn names(store: &'s Store) -> Self {
+        Self {
+            store,
+            lookup: Lookup { repo: store.repo.clone() },
+            seen: HashSet::new(),
+            reused: Vec::new(),
+            healed: Vec::new(),
+            pending: Vec::new(),
+            pending_bytes: 0,
+            spool: None,
+            names_only: true,
+        }
     }
 
     /// The store it will be published to.
@@ -286,6 +305,14 @@ impl<'s> Batch<'s> {
     where
         E: From<WriteError> + Send,
     {
+        if self.names_only {
+            let mut named = Vec::with_capacity(count);
+            for i in 0..count {
+                let bytes = load(i)?;
+                named.push((Digest::of(&bytes), self.blob(bytes)?));
+            }
+            return Ok(named.into_iter().map(|(digest, id)| (id, digest)).collect());
+        }
         let encode = self.spool.is_some() || self.pending.len() + count >= LOOSE_OBJECTS;
         if encode {
             self.open_spool()?;
@@ -323,6 +350,10 @@ impl<'s> Batch<'s> {
 
     /// Adds an object from its raw content.
     pub fn object(&mut self, kind: Kind, content: Vec<u8>) -> Result<Oid, WriteError> {
+        if self.names_only {
+            let named = gix::objs::compute_hash(self.store.object_hash(), kind.to_gix(), &content);
+            return named.map_err(|source| WriteError::Hash { source });
+        }
         let object = self.lookup.examine(kind, content)?;
         self.take(Made::Plain(object))
     }
@@ -396,6 +427,9 @@ impl<'s> Batch<'s> {
 
     /// Makes everything visible to readers of the repository, and checks that what was there already still is.
     pub fn publish(mut self, durability: Durability) -> Result<Published, WriteError> {
+        if self.names_only {
+            return Err(WriteError::ReadOnly);
+        }
         let objects = self.objects();
         let written = match self.spool.take() {
             Some(spool) => {
@@ -793,8 +827,17 @@ mod tests {
     #[test]
     fn nothing_is_written_to_a_repository_opened_for_reading() {
         let repo = Repo::new();
+        let writable = repo.store();
         let options = super::super::open::OpenOptions { read_only: true, ..Default::default() };
         let store = Store::open_with(&repo.path(), options).unwrap();
         assert!(matches!(Batch::new(&store), Err(WriteError::ReadOnly)));
+        // Names are given all the same, and nothing comes of them.
+        let mut names = Batch::names(&store);
+        let (one, many) = (names.blob(b"named".to_vec()).unwrap(), names.blobs_parallel(blobs(20, 160)).unwrap());
+        assert_eq!(one.to_string(), repo.git_with(&["hash-object", "--stdin"], b"named"));
+        let mut batch = Batch::new(&writable).unwrap();
+        assert_eq!(batch.blobs_parallel(blobs(20, 160)).unwrap(), many);
+        assert!(matches!(names.publish(Durability::Relaxed), Err(WriteError::ReadOnly)));
+        assert!(!store.contains(&one) && packs(&repo).is_empty());
     }
 }
