@@ -1,7 +1,7 @@
 use super::Context;
 use super::error::{CommandError, exit};
 use super::ui::Ui;
-use crate::document::machine::{Event, RunDocument};
+use crate::document::machine::{Event, Outcome, PhaseDocument, RunDocument};
 use crate::document::path::RepoPath;
 use crate::document::phase::Phase;
 use crate::document::record::PhaseStatus;
@@ -56,7 +56,9 @@ fn verdict(report: &Report, mode: Mode) -> String {
     match (report.ended, mode) {
         (Ended::Done, Mode::Run) => "admitted".to_owned(),
         (Ended::Done, _) => "would be admitted".to_owned(),
+        (Ended::Denied, _) if at == Phase::Eval.as_str() => format!("denied at {at}: no artifact was written"),
         (Ended::Denied | Ended::Unreadable, _) => format!("denied at {at}: nothing was generated"),
+        (Ended::CheckFailed | Ended::Failed, _) => format!("failed at {at}: no artifact was written"),
         (Ended::ExecutorFailed, _) => format!("failed at {at}: nothing was generated"),
         (Ended::Refused, _) => "refused: the run is stored, and nothing in the work tree was changed".to_owned(),
     }
@@ -88,15 +90,24 @@ pub fn pipeline(
 pub fn code(ended: Ended) -> u8 {
     match ended {
         Ended::Done => exit::DONE,
-        Ended::Denied | Ended::Refused => exit::DENIED,
+        Ended::Denied | Ended::Refused | Ended::Failed => exit::DENIED,
+        Ended::CheckFailed => exit::CHECK,
         Ended::Unreadable => exit::UNREADABLE,
         Ended::ExecutorFailed => exit::EXECUTOR,
     }
 }
 
+fn of(phase: &PhaseDocument, one: &str, many: &str) -> String {
+    format!(" {}", crate::pipeline::counted(phase.artifacts.len(), one, many))
+}
+
 /// Prints phases, artifacts, run and record.
 pub fn print(document: &RunDocument, ui: &mut Ui) {
-    for phase in &document.phases {
+    let unused = |phase: &PhaseDocument| {
+        // What a run does not need, and what it was not asked for, is not worth a line.
+        phase.status == PhaseStatus::Skipped && (phase.phase > Phase::Gen || document.outcome == Outcome::WouldReplay)
+    };
+    for phase in document.phases.iter().filter(|phase| !unused(phase)) {
         // A status has executed nothing: it says what is known.
         let word = match (document.command, phase.status) {
             ("status", PhaseStatus::Replayed) => "hit",
@@ -122,6 +133,13 @@ pub fn print(document: &RunDocument, ui: &mut Ui) {
                 };
                 line.push_str(&format!("{artifacts} (key {key})"));
             }
+            (Phase::Repair, PhaseStatus::Executed | PhaseStatus::Replayed) => line.push_str(&of(phase, "file", "files")),
+            (Phase::Select, PhaseStatus::Executed | PhaseStatus::Replayed) => {
+                line.push_str(&of(phase, "artifact kept", "artifacts kept"));
+            }
+            (Phase::Flow, PhaseStatus::Executed | PhaseStatus::Replayed) => line.push_str(&of(phase, "file", "files")),
+            (Phase::Eval, PhaseStatus::Executed | PhaseStatus::Replayed) => line.push_str(" data.assurance.allow = true"),
+            (Phase::Eval, PhaseStatus::Failed) => line.push_str(" not admitted"),
             _ => {}
         }
         ui.line(line.trim_end());

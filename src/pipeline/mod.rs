@@ -3,12 +3,16 @@
 pub mod chain;
 pub mod inputs;
 pub mod judge;
+mod keep;
+mod known;
 pub mod miss;
 pub mod rederive;
 mod repeat;
 pub mod run;
+mod seal;
 mod settle;
 mod step;
+mod tail;
 
 pub use self::step::counted;
 use crate::store::StoreError;

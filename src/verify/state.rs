@@ -221,14 +221,16 @@ impl Verifier<'_> {
         if !diagnose::is_named(run, inputs.state_key(), inputs.executor.key()) {
             return Ok(Err(diagnose::renamed(run)));
         }
-        let gates = gates(&inputs, &mut Forgetful::new(self.means.cage));
+        let mut judge = Forgetful::new(self.means.cage);
+        let gates = gates(&inputs, &mut judge);
         if gates.admission.is_none() {
             return Ok(Err(denied(&gates.findings)));
         }
         let hashed = &self.hashed;
-        let held = match hold(self.store, &inputs, &gates, run.tip, &|id, sha256| hashed.contains(&(*id, *sha256)))? {
+        let seen = |id: &Oid, sha256: &_| hashed.contains(&(*id, *sha256));
+        let held = match hold(self.store, &inputs, &gates, run.tip, &mut judge, &seen)? {
             Ok(held) => held,
-            Err(finding) => return Ok(Err(diagnose::why(self.store, run, &gates, finding))),
+            Err(finding) => return Ok(Err(diagnose::why(run, finding))),
         };
         for (path, id) in &held.artifacts {
             if let Some(sha256) = held.hashes.get(path) {

@@ -9,6 +9,7 @@ mod keys;
 mod main_job;
 mod poison;
 mod policy_cage;
+mod recipes;
 mod refusals;
 mod support;
 mod tidy;

@@ -336,6 +336,20 @@ impl Repo {
         listed.lines().map(|line| line.split_once(' ').unwrap()).map(|(name, id)| (name.to_owned(), id.to_owned())).collect()
     }
 
+    /// The cache entries of a phase, as (name, object id).
+    pub fn entries(&self, phase: &str) -> Vec<(String, String)> {
+        let of = |id: &str| self.git(["log", "-1", "--format=%(trailers:key=Cbia-Phase,valueonly)", id]).trim() == phase;
+        self.refs("refs/cbia/cache").into_iter().filter(|(_, id)| of(id)).collect()
+    }
+
+    /// The only cache entry of GEN, as (name, object id).
+    #[track_caller]
+    pub fn only_entry(&self) -> (String, String) {
+        let entries = self.entries("GEN");
+        assert_eq!(entries.len(), 1, "{entries:?}");
+        entries[0].clone()
+    }
+
     /// The only ref under `prefix`, as (name, object id).
     #[track_caller]
     pub fn only_ref(&self, prefix: &str) -> (String, String) {
