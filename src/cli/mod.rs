@@ -4,13 +4,18 @@ mod authority;
 mod cache;
 mod environment;
 mod error;
+mod hook;
 mod init;
 mod log;
 mod policy;
+mod pre_push;
+mod pre_receive;
 mod run;
 mod show;
 mod status;
 mod ui;
+mod verify;
+mod verify_report;
 
 use std::process::ExitCode;
 
@@ -47,6 +52,8 @@ enum Command {
     Authority(authority::Args),
     Policy(policy::Args),
     Cache(cache::Args),
+    Verify(verify::Args),
+    Hook(hook::Args),
 }
 
 impl Command {
@@ -60,6 +67,8 @@ impl Command {
             Command::Authority(_) => "authority",
             Command::Policy(_) => "policy",
             Command::Cache(_) => "cache",
+            Command::Verify(_) => "verify",
+            Command::Hook(_) => "hook",
         }
     }
 }
@@ -95,7 +104,11 @@ pub fn main() -> ExitCode {
 }
 
 fn execute(environment: &Environment, command: Command, ui: &mut Ui) -> Result<u8, CommandError> {
-    let store = environment.open()?;
+    let store = match &command {
+        Command::Hook(args) if args.receives() => environment.open_quarantined()?,
+        Command::Verify(_) => environment.open_to_read()?,
+        _ => environment.open()?,
+    };
     let context = Context { environment, store: &store };
     match command {
         Command::Init(args) => init::run(&context, &args, ui),
@@ -106,6 +119,8 @@ fn execute(environment: &Environment, command: Command, ui: &mut Ui) -> Result<u
         Command::Authority(args) => authority::run(&context, &args, ui),
         Command::Policy(args) => policy::run(&context, &args, ui),
         Command::Cache(args) => cache::run(&context, &args, ui),
+        Command::Verify(args) => verify::run(&context, &args, ui),
+        Command::Hook(args) => hook::run(&context, &args, ui),
     }
 }
 

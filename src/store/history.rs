@@ -77,6 +77,11 @@ impl Store {
         }
     }
 
+    /// Where two histories part; `None` where they have nothing in common that is here.
+    pub fn fork(&self, one: Oid, other: Oid) -> Option<Oid> {
+        self.repo.merge_base(one, other).ok().flatten().map(|id| id.detach())
+    }
+
     /// The commit that an object comes to, through tags; `None` for a tree or a blob.
     pub fn peel(&self, id: Oid) -> Result<Option<Oid>, ObjectError> {
         let mut at = id;
@@ -131,6 +136,7 @@ mod tests {
         assert!(matches!(store.new_commits(third, &[], 2), Err(HistoryError::TooLong { limit: 2, .. })));
         assert!(store.is_ancestor(first, third).unwrap() && store.is_ancestor(third, third).unwrap());
         assert!(!store.is_ancestor(third, first).unwrap());
+        assert_eq!(store.fork(second, third), Some(second));
 
         // Cut off as `git fetch --depth` leaves it, and as a push from there does.
         std::fs::write(repo.path().join(".git/shallow"), format!("{second}\n")).unwrap();

@@ -1,7 +1,9 @@
 //! A branch or tag that moves: what it brings is verified, and the policy that stood before it judges it.
 
+use std::collections::HashMap;
+
 use super::state::denied;
-use super::{TreeVerdict, Verifier, VerifyError, cut, unique, unreadable};
+use super::{Run, TreeVerdict, Verifier, VerifyError, cut, unique, unreadable};
 use crate::document::SCHEMA_VERSION;
 use crate::document::finding::{Code, Finding, Severity, refuses, spelled};
 use crate::document::machine::UpdateDocument;
@@ -59,7 +61,26 @@ pub struct Outcome {
     pub verdict: TreeVerdict,
 }
 
+/// The commits that an update is judged by.
+struct Ends {
+    /// What the ref was.
+    old: Option<Oid>,
+    /// Whose policy judges.
+    judge: Option<Oid>,
+    new: Option<Oid>,
+    /// Whose declaration counts beside the new one's, and whether it vouches.
+    before: Option<(Oid, bool)>,
+}
+
 impl Verifier<'_> {
+    /// Whether a stored run holds by itself: it is derived again from its own snapshot.
+    pub fn run(&mut self, run: &Run) -> Result<Result<(), Finding>, VerifyError> {
+        Ok(match &*self.derive(run)? {
+            Ok(_) => Ok(()),
+            Err(finding) => Err(finding.clone()),
+        })
+    }
+
     /// Verifies one update.
     pub fn update(&mut self, update: &Update, subject: &Subject) -> Result<Outcome, VerifyError> {
         let hex = |id: Option<Oid>| id.map(|id| id.to_string());
@@ -76,7 +97,6 @@ impl Verifier<'_> {
         }
         // An old object that is not here cannot vouch for anything, and its policy cannot be read: what stands in for it does.
         let old = update.old.and_then(|id| self.store.peel(id).ok().flatten());
-        let before = old.or(subject.base);
         let new = match update.new {
             None => None,
             Some(id) => match self.store.peel(id) {
@@ -89,12 +109,13 @@ impl Verifier<'_> {
                 }
             },
         };
+        let ends = Ends { old, judge: old.or(subject.base), new, before: self.before(old, subject.base, new) };
         let mut findings = match new {
-            Some(new) => self.brought(new, before, subject, &mut outcome)?,
+            Some(new) => self.brought(new, &ends, update, subject, &mut outcome)?,
             None => Vec::new(),
         };
         if subject.judged {
-            findings = self.judged(update, old, before, new, subject, findings, &outcome.verdict)?;
+            findings = self.judged(update, &ends, subject, findings, &outcome.verdict)?;
         }
         outcome.findings = cut(unique(findings));
         outcome.document.state_key = outcome.verdict.state_key;
@@ -102,18 +123,37 @@ impl Verifier<'_> {
         Ok(outcome)
     }
 
+    /// The commit whose declaration counts beside the new one's, and whether it vouches for what it has in common with that: the tip that the
+    /// ref had. A ref that is new has none: then it is the main branch's tip, or where it forked from it, for what main declared later
+    /// does not bind it. Such a commit is no tip that was ever verified, and vouches for nothing.
+    fn before(&self, old: Option<Oid>, base: Option<Oid>, new: Option<Oid>) -> Option<(Oid, bool)> {
+        let (None, Some(base), Some(new)) = (old, base, new) else { return old.map(|old| (old, true)) };
+        match self.store.fork(base, new) {
+            Some(fork) if fork == base => Some((base, true)),
+            Some(fork) if fork == new => None,
+            Some(fork) => Some((fork, false)),
+            None => Some((base, true)),
+        }
+    }
+
     /// What the commits bring.
     fn brought(
         &mut self,
         new: Oid,
-        before: Option<Oid>,
+        ends: &Ends,
+        update: &Update,
         subject: &Subject,
         outcome: &mut Outcome,
     ) -> Result<Vec<Finding>, VerifyError> {
         let mut commits = vec![new];
         if subject.judged || subject.each {
-            let known: Vec<Oid> = before.into_iter().chain(subject.known.iter().copied()).collect();
+            let elsewhere = || subject.base.into_iter().chain(subject.known.iter().copied()).collect();
+            let known: Vec<Oid> = ends.old.map_or_else(elsewhere, |old| vec![old]);
             match self.store.new_commits(new, &known, self.commits_left) {
+                // A tag of what is here already brings nothing. A branch does: it makes it what people work on.
+                Ok(found) if found.is_empty() && update.name.as_deref().is_some_and(|name| name.starts_with("refs/tags/")) => {
+                    return Ok(Vec::new());
+                }
                 Ok(found) => {
                     self.commits_left -= found.len();
                     if subject.each {
@@ -127,22 +167,24 @@ impl Verifier<'_> {
                 Err(error) => return Ok(vec![self.cut_off(&error)]),
             }
         }
-        let tree_of = |store: &Store, id: Oid| match store.tree_of(&id) {
-            Ok(tree) => Ok(tree),
-            Err(error) => Err(unreadable(&format!("the commit {} cannot be read", id.to_hex_with_len(12)), &error)),
+        let read = |store: &Store, id: Oid| {
+            store.read_commit(&id).map_err(|error| unreadable(&format!("the commit {} cannot be read", id.to_hex_with_len(12)), &error))
         };
-        let mut findings = Vec::new();
-        let mut vouching = match before.map(|before| tree_of(self.store, before)).transpose() {
-            Ok(tree) => tree,
+        let before = match ends.before.map(|(id, vouches)| read(self.store, id).map(|commit| (commit.tree, vouches))).transpose() {
+            Ok(before) => before,
             Err(finding) => return Ok(vec![finding]),
         };
+        let mut findings = Vec::new();
+        // The commits that were found in order, with their trees: each vouches for its children.
+        let mut in_order: HashMap<Oid, Oid> = HashMap::new();
         for commit in commits {
-            let tree = match tree_of(self.store, commit) {
-                Ok(tree) => tree,
+            let (tree, parents) = match read(self.store, commit) {
+                Ok(commit) => (commit.tree, commit.parents),
                 Err(finding) => return Ok(vec![finding]),
             };
-            let verdict = self.tree(tree, vouching, vouching.is_some())?;
-            let wrong = refuses(&verdict.findings);
+            let parent = parents.iter().find_map(|parent| in_order.get(parent)).map(|tree| (*tree, true));
+            let before = parent.or(before);
+            let verdict = self.tree(tree, before.map(|(tree, _)| tree), before.is_some_and(|(_, vouches)| vouches))?;
             let inside = |finding: &Finding| match commit == new {
                 true => finding.clone(),
                 false => {
@@ -154,9 +196,8 @@ impl Verifier<'_> {
             if commit == new {
                 outcome.verdict = (*verdict).clone();
             }
-            // The next commit is held against this one, if this one is in order and declares at least as much.
-            if subject.each && !wrong {
-                vouching = Some(tree);
+            if !refuses(&verdict.findings) {
+                in_order.insert(commit, tree);
             }
         }
         Ok(findings)
@@ -176,22 +217,20 @@ impl Verifier<'_> {
     }
 
     /// The findings after the policy has judged them: where it allows, they are told and do not refuse.
-    #[expect(clippy::too_many_arguments, reason = "an update, both its ends, and what was found of it")]
     fn judged(
         &mut self,
         update: &Update,
-        old: Option<Oid>,
-        before: Option<Oid>,
-        new: Option<Oid>,
+        ends: &Ends,
         subject: &Subject,
         mut findings: Vec<Finding>,
         verdict: &TreeVerdict,
     ) -> Result<Vec<Finding>, VerifyError> {
         let tree = |id: Option<Oid>| id.map(|id| self.store.tree_of(&id)).transpose();
-        let (before_tree, new_tree) = (tree(before)?, tree(new)?);
-        // An absent old tree is that of a first push: everything is new, and nothing is changed.
+        let Ends { old, new, .. } = *ends;
+        let (judge_tree, new_tree) = (tree(ends.judge)?, tree(new)?);
+        let before_tree = tree(ends.before.map(|(id, _)| id))?;
+        // Without a commit before, everything is new, and nothing is changed.
         let changed = match (before_tree, new_tree) {
-            (Some(before), Some(new)) if old.is_some() => self.changed(before, new),
             (Some(before), Some(new)) => self.changed(before, new),
             _ => Ok(Vec::new()),
         };
@@ -207,11 +246,11 @@ impl Verifier<'_> {
         {
             findings.extend(self.weakened(before, new)?);
         }
-        let maintained = match before_tree {
+        let maintained = match judge_tree {
             Some(tree) => self.store.thing_at(tree, MAINTAINERS)?.is_some(),
             None => false,
         };
-        let (bundle, default) = push_bundle(self.store, before_tree)?;
+        let (bundle, default) = push_bundle(self.store, judge_tree)?;
         let control = |path: &[u8]| ["policy/", "control/", "schemas/"].iter().any(|folder| path.starts_with(folder.as_bytes()));
         let quiet = findings.is_empty() && !(maintained && changed.iter().any(|difference| control(&difference.path)));
         // What the default policy says of an update without findings that changes no maintained file is known, and a test holds it.
@@ -225,7 +264,7 @@ impl Verifier<'_> {
             (Some(_), Some(_)) => UpdateKind::Rewind,
         };
         let mut attestations = Vec::new();
-        if let (true, Some(by)) = (maintained, before_tree) {
+        if let (true, Some(by)) = (maintained, judge_tree) {
             for run in &verdict.rests_on {
                 attestations.extend(self.means.attested.signers(self.store, run, by, MAINTAINERS)?);
             }
