@@ -66,7 +66,7 @@ impl Verifier<'_> {
                 executor.get_or_insert_with(|| derived.inputs.executor.clone());
             }
         }
-        wrong.extend(subject.paths.declared().iter().filter(|p| !subject.files.contains_key(*p) && !pruned.contains(*p)).map(absent));
+        wrong.extend(subject.missing().filter(|path| !pruned.contains(*path)).map(absent));
         if !covering.is_empty() {
             wrong.extend(unseen(subject.inputs, &seen));
         }

@@ -1,6 +1,6 @@
 //! A tree's state, the runs of it that hold, and whether the files at generated paths are theirs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::evidence::Run;
@@ -34,6 +34,8 @@ pub(super) struct Subject<'t> {
     pub tree: Oid,
     pub inputs: &'t Inputs,
     pub files: &'t BTreeMap<RepoPath, Oid>,
+    /// The generated paths where something else than a regular file lies.
+    pub odd: BTreeSet<String>,
     pub paths: &'t GenPaths,
     /// The executor that the tree configures.
     pub config: Option<ExecutorConfig>,
@@ -94,7 +96,8 @@ impl Verifier<'_> {
             Err(error) => return Err(vec![unreadable("the state of the commit cannot be read", &error)]),
         };
         let config = config.map(|sealed| sealed.document);
-        let subject = Subject { tree, inputs: &inputs, files: &files, paths: &paths, config };
+        let odd = findings.iter().filter_map(|finding| finding.path.clone()).collect();
+        let subject = Subject { tree, inputs: &inputs, files: &files, odd, paths: &paths, config };
         Ok(self.judge_state(&subject, findings))
     }
 
@@ -176,8 +179,7 @@ impl Verifier<'_> {
                 None => findings.push(subject.undeclared(path)),
             }
         }
-        let missing = subject.paths.declared().iter().filter(|path| !subject.files.contains_key(*path));
-        findings.extend(missing.filter(|path| !held.pruned.contains(path)).map(absent));
+        findings.extend(subject.missing().filter(|path| !held.pruned.contains(path)).map(absent));
         Ok((findings, covered))
     }
 
@@ -284,6 +286,12 @@ impl Subject<'_> {
                 ..resolve::builtin()
             },
         }
+    }
+
+    /// The declared artifacts that are not there; what stands in their place was told already.
+    pub fn missing(&self) -> impl Iterator<Item = &RepoPath> {
+        let absent = |path: &&RepoPath| !self.files.contains_key(*path) && !self.odd.contains(path.as_str());
+        self.paths.declared().iter().filter(absent)
     }
 
     /// A file where nothing is declared.

@@ -21,7 +21,7 @@ fn blob(repo: &Repo, text: impl AsRef<[u8]>) -> String {
 }
 
 /// The tree of `commit` with the files of `changes` put into it, or with `None` taken out.
-fn changed_tree(repo: &Repo, commit: &str, changes: &[(&str, Option<&str>)]) -> String {
+pub fn changed_tree(repo: &Repo, commit: &str, changes: &[(&str, Option<&str>)]) -> String {
     let index = repo.outside().join("index");
     let repo = repo.with("GIT_INDEX_FILE", index.to_str());
     repo.git(["read-tree", commit]);
@@ -40,7 +40,7 @@ fn changed_tree(repo: &Repo, commit: &str, changes: &[(&str, Option<&str>)]) -> 
 }
 
 /// The same commit on another tree.
-fn on_tree(repo: &Repo, commit: &str, tree: &str) -> String {
+pub fn on_tree(repo: &Repo, commit: &str, tree: &str) -> String {
     let text = repo.git(["cat-file", "commit", commit]);
     let (_, rest) = text.split_once('\n').unwrap();
     repo.git_with(["hash-object", "-t", "commit", "-w", "--stdin"], format!("tree {tree}\n{rest}\n").as_bytes())
