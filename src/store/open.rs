@@ -337,6 +337,7 @@ mod tests {
             Err(OpenError::DubiousOwnership { .. }) => "ownership".into(),
             Err(OpenError::RefStorage { format, .. }) => format!("ref storage {format}"),
             Err(OpenError::UnknownExtension { name, .. }) => format!("extension {name}"),
+            Err(OpenError::Quarantine { .. }) => "quarantine".into(),
             Err(OpenError::Unreadable { .. }) => "unreadable".into(),
         }
     }
@@ -365,6 +366,25 @@ mod tests {
         let same = |a: &Path, b: &Path| std::fs::canonicalize(a).unwrap() == std::fs::canonicalize(b).unwrap();
         assert!(same(linked.common_dir(), repo.store().common_dir()) && !same(linked.git_dir(), linked.common_dir()));
         assert!(matches!(Store::open(outside), Err(OpenError::NotFound { .. })));
+    }
+
+    #[test]
+    fn the_objects_of_a_push_are_seen_and_nothing_is_written_beside_them() {
+        let repo = Repo::new();
+        let head = repo.commit(&[("a", "1")]);
+        let incoming = repo.outside().join("incoming");
+        std::fs::create_dir(&incoming).unwrap();
+        let mut command = repo.command(&["hash-object", "-w", "--stdin"]);
+        command.env("GIT_OBJECT_DIRECTORY", &incoming).stdin(std::process::Stdio::null());
+        let id = Oid::from_hex(command.output().unwrap().stdout.trim_ascii()).unwrap();
+        let open = |objects: PathBuf| {
+            let quarantine = Some(Quarantine { objects, alternates: vec![repo.path().join(".git/objects"), repo.outside().join("none")] });
+            Store::open_with(&repo.path(), OpenOptions { quarantine, ..OpenOptions::default() })
+        };
+        let store = open(incoming).unwrap();
+        assert_eq!(store.read_blob(&id, 0).unwrap(), b"");
+        assert!(store.contains(&head) && store.is_read_only() && !repo.store().contains(&id));
+        assert!(matches!(open(repo.outside().join("none")), Err(OpenError::Quarantine { .. })));
     }
 
     #[test]

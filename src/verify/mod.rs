@@ -138,8 +138,8 @@ pub struct Verifier<'a> {
     store: &'a Store,
     means: Means<'a>,
     evidence: Evidence<'a>,
-    /// Runs that were derived again by themselves, by their tip.
-    derived: HashMap<Oid, Rc<Result<state::Derived, Finding>>>,
+    /// Runs that were derived again by themselves, by their tip and the keys that they are called by.
+    derived: HashMap<(Oid, Digest, Digest), Rc<Result<state::Derived, Finding>>>,
     /// Trees that were found in order, by themselves and the tree before them.
     verdicts: HashMap<(Oid, Option<Oid>), Rc<TreeVerdict>>,
     /// Blobs that were seen to have a SHA-256.

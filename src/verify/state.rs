@@ -185,19 +185,16 @@ impl Verifier<'_> {
 
     /// Derives a stored run again, from its own snapshot; once.
     pub(super) fn derive(&mut self, run: &Run) -> Result<Rc<Result<Derived, Finding>>, VerifyError> {
-        if let Some(derived) = self.derived.get(&run.tip) {
-            // Another ref may give the same chain another name.
-            let same = derived.as_ref().as_ref().is_ok_and(|d| diagnose::is_named(run, d.inputs.state_key(), d.inputs.executor.key()));
-            if derived.is_err() || same {
-                return Ok(derived.clone());
-            }
-            return Ok(Rc::new(Err(diagnose::renamed(run))));
+        // By name too: another ref may give the same chain another name, and only its own is right.
+        let key = (run.tip, run.state_key, run.executor_key);
+        if let Some(derived) = self.derived.get(&key) {
+            return Ok(derived.clone());
         }
         let derived = Rc::new(match self.spend_run() {
             Ok(()) => self.derive_anew(run)?,
             Err(finding) => Err(finding),
         });
-        self.derived.insert(run.tip, derived.clone());
+        self.derived.insert(key, derived.clone());
         Ok(derived)
     }
 

@@ -209,7 +209,7 @@ fn what_no_run_produced_is_refused() {
         reset();
         change();
         repo.commit();
-        doors.refuses(name, MAIN, wanted);
+        doors.refuses(name, WITH_RUNS, wanted);
     }
 }
 
@@ -413,9 +413,16 @@ fn merges_and_replacements_hide_nothing() {
     let (bad, good) = (repo.git(["rev-parse", &format!("HEAD:{NOTE}")]), repo.git(["rev-parse", &format!("{}:{NOTE}", doors.base)]));
     repo.git(["replace", &bad, &good]);
     doors.refuses("a replacement at home", MAIN, &["gen-edited"]);
-    let replaced = repo.git(["rev-parse", "HEAD"]);
-    repo.git(["replace", &replaced, &doors.base]);
-    doors.refuses("a replacement of the commit", MAIN, &["gen-edited"]);
+    // Nor one that the server has, nor a graft at either place.
+    doors.server.git(["update-ref", &format!("refs/replace/{bad}"), &good]);
+    for repo in [repo.path().join(".git"), doors.server.path().to_owned()] {
+        std::fs::create_dir_all(repo.join("info")).unwrap();
+        std::fs::write(repo.join("info/grafts"), format!("{}\n", doors.base)).unwrap();
+    }
+    doors.refuses("a replacement on the server, and grafts", MAIN, &["gen-edited"]);
+    std::fs::remove_file(repo.path().join(".git/info/grafts")).unwrap();
+    repo.git(["replace", &repo.git(["rev-parse", "HEAD"]), &doors.base]);
+    assert_eq!(repo.cbia(["verify", "--json"]).exits(1).codes(), ["gen-edited"]);
     let [_, client, server] = doors.refused(&["refs/replace/*:refs/replace/*"]);
     assert_eq!([client, server], [(); 2].map(|()| BTreeSet::from(["replace-ref".to_owned()])));
 }
