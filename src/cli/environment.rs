@@ -166,7 +166,9 @@ fn paths(text: &str) -> Vec<PathBuf> {
                     b'\\' => match bytes.next() {
                         Some((_, first @ b'0'..=b'3')) => {
                             let digits = [first, bytes.next().map_or(b'0', |b| b.1), bytes.next().map_or(b'0', |b| b.1)];
-                            path.push(digits.iter().fold(0_u8, |sum, digit| sum.wrapping_mul(8).wrapping_add(digit.wrapping_sub(b'0'))));
+                            path.push(
+                                digits.iter().fold(0_u8, |sum, digit| sum.wrapping_mul(8).wrapping_add(digit.wrapping_sub(b'0'))),
+                            );
                         }
                         Some((_, b'n')) => path.push(b'\n'),
                         Some((_, b't')) => path.push(b'\t'),

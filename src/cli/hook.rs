@@ -53,7 +53,7 @@ pub fn lines() -> Result<Vec<String>, CommandError> {
 
 /// An object id as git's hooks are given it: the null id is none.
 pub fn object(text: &str) -> Result<Option<Oid>, CommandError> {
-    let id = Oid::from_hex(text.as_bytes())
-        .map_err(|_| CommandError::usage(&format!("'{}' is no object id", printable(text))))?;
+    let id =
+        Oid::from_hex(text.as_bytes()).map_err(|_| CommandError::usage(&format!("'{}' is no object id", printable(text))))?;
     Ok((!id.is_null()).then_some(id))
 }

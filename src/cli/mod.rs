@@ -4,6 +4,7 @@ mod authority;
 mod cache;
 mod environment;
 mod error;
+mod format;
 mod hook;
 mod init;
 mod log;
@@ -15,7 +16,6 @@ mod show;
 mod status;
 mod ui;
 mod verify;
-mod verify_report;
 
 use std::process::ExitCode;
 

@@ -106,7 +106,8 @@ fn upload(store: &Store, args: &Args, runs: &[Run]) -> Result<usize, Box<Finding
         return Ok(0);
     }
     let failed = |why: String| {
-        let finding = Finding::error(Code::EvidenceNotUploaded, format!("the evidence could not be pushed: {why}")).at(&args.remote);
+        let finding =
+            Finding::error(Code::EvidenceNotUploaded, format!("the evidence could not be pushed: {why}")).at(&args.remote);
         Box::new(finding.hint("nothing was pushed; mend what is in the way, and push again"))
     };
     let spelled = |error: &dyn std::error::Error| failed(crate::document::finding::spelled(error));
@@ -172,7 +173,9 @@ mod tests {
 
     #[test]
     fn a_writer_is_one_component_of_a_ref() {
-        for (text, wanted) in [("Ada.L@example.org", "ada-l-example-org"), ("--", "unknown"), ("a//b..lock", "a-b-lock"), ("é", "unknown")] {
+        for (text, wanted) in
+            [("Ada.L@example.org", "ada-l-example-org"), ("--", "unknown"), ("a//b..lock", "a-b-lock"), ("é", "unknown")]
+        {
             assert_eq!(slug(text), wanted, "{text}");
         }
     }

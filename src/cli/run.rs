@@ -1,5 +1,6 @@
 use super::Context;
 use super::error::{CommandError, exit};
+use super::format::Format;
 use super::ui::Ui;
 use crate::document::machine::{Event, Outcome, PhaseDocument, RunDocument};
 use crate::document::path::RepoPath;
@@ -26,6 +27,9 @@ pub struct Args {
     /// Execute GEN this many times, and fail if it does not do the same each time. Replays and stores as usual otherwise.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000), conflicts_with = "dry_run")]
     repeat: u32,
+    /// Print the findings in the format of another tool, and nothing else.
+    #[arg(long, value_enum, value_name = "FORMAT", conflicts_with = "json")]
+    format: Option<Format>,
 }
 
 /// How many artifacts are listed; `--json` gives all of them.
@@ -34,6 +38,10 @@ const MAX_LISTED: usize = 20;
 pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, CommandError> {
     let mode = if args.dry_run { Mode::DryRun } else { Mode::Run };
     let report = pipeline(context, args.commit.as_deref(), mode, args.force, args.repeat)?;
+    if let Some(format) = args.format {
+        ui.line(&format.render(&report.document.findings, report.document.artifacts.len()));
+        return Ok(code(report.ended));
+    }
     ui.findings(&report.document.findings);
     if report.document.event != Event::Replayed {
         super::status::print_misses(&report.document, ui);

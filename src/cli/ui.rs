@@ -28,11 +28,6 @@ impl Ui {
         Self { json, command, broken: None, document: None }
     }
 
-    /// Whether one JSON document is wanted.
-    pub fn is_json(&self) -> bool {
-        self.json
-    }
-
     /// One line of the result. Nothing with `--json`.
     pub fn line(&mut self, text: &str) {
         if !self.json {

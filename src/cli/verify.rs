@@ -1,7 +1,7 @@
 use super::Context;
 use super::error::{CommandError, exit};
+use super::format::Format;
 use super::ui::Ui;
-use super::verify_report;
 use crate::document::SCHEMA_VERSION;
 use crate::document::finding::{Finding, refuses};
 use crate::document::machine::{UpdateDocument, VerifyDocument, VerifyOutcome};
@@ -27,27 +27,15 @@ pub struct Args {
     /// Say of every generated file which run it rests on.
     #[arg(long, conflicts_with = "run")]
     explain: bool,
-    /// Print the findings in the format of another tool.
-    #[arg(long, value_enum)]
+    /// Print the findings in the format of another tool, and nothing else.
+    #[arg(long, value_enum, value_name = "FORMAT", conflicts_with = "json")]
     format: Option<Format>,
-}
-
-/// A format of other tools.
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    /// SARIF 2.1.0.
-    Sarif,
-    /// JUnit XML.
-    Junit,
 }
 
 /// The shortest beginning of a key or commit that names a run, in characters.
 const MIN_PREFIX: usize = 7;
 
 pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, CommandError> {
-    if args.format.is_some() && ui.is_json() {
-        return Err(CommandError::usage("--json and --format exclude one another"));
-    }
     let store = context.store;
     let cage = context.environment.cage();
     let means = Means { cage: &cage, attested: &Nobody, limits: Limits { runs: usize::MAX, ..Limits::default() } };
@@ -62,7 +50,7 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
             state_key: Some(run.state_key),
             run: Some(run.tip.to_string()),
         };
-        return Ok(tell(document, findings, args.format, ui));
+        return Ok(tell(document, findings, 0, args.format, ui));
     }
     let commit = |rev: &str| store.resolve(if rev.is_empty() { "HEAD" } else { rev });
     let (update, judged) = match args.what.as_deref().unwrap_or("HEAD") {
@@ -77,18 +65,17 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
     };
     let subject = Subject { each: args.each, judged, ..Subject::default() };
     let outcome = verifier.update(&update, &subject)?;
-    if args.explain {
+    if args.explain && args.format.is_none() {
         explain(&outcome.verdict, ui);
     }
-    Ok(tell(outcome.document, outcome.findings, args.format, ui))
+    Ok(tell(outcome.document, outcome.findings, outcome.verdict.covered.len(), args.format, ui))
 }
 
 /// Prints what a verification came to, and gives the exit code.
-fn tell(document: UpdateDocument, findings: Vec<Finding>, format: Option<Format>, ui: &mut Ui) -> u8 {
+fn tell(document: UpdateDocument, findings: Vec<Finding>, artifacts: usize, format: Option<Format>, ui: &mut Ui) -> u8 {
     let refused = refuses(&findings);
     match format {
-        Some(Format::Sarif) => ui.line(&verify_report::sarif(&findings)),
-        Some(Format::Junit) => ui.line(&verify_report::junit(&findings)),
+        Some(format) => ui.line(&format.render(&findings, artifacts)),
         None => {
             ui.findings(&findings);
             let short = |text: &Option<String>| text.as_ref().map(|id| id[..12.min(id.len())].to_owned()).unwrap_or_default();
@@ -118,7 +105,8 @@ fn explain(verdict: &TreeVerdict, ui: &mut Ui) {
         ui.note("nothing is generated, or nothing that decides about it differs from before");
     }
     for covered in &verdict.covered {
-        let how = if covered.own { "the run of this state" } else { "a run of another state, under the same authorities and policies" };
+        let how =
+            if covered.own { "the run of this state" } else { "a run of another state, under the same authorities and policies" };
         ui.line(&format!("{}: {}, {how}", covered.path, covered.run.to_hex_with_len(12)));
     }
 }
@@ -128,14 +116,15 @@ fn find_run(runs: &[Run], name: &str) -> Result<Run, CommandError> {
     let names = |run: &&Run| {
         run.name == name
             || run.name.strip_prefix("refs/cbia/runs/") == Some(name)
-            || name.len() >= MIN_PREFIX
-                && (run.tip.to_string().starts_with(name) || run.state_key.to_string().starts_with(name))
+            || name.len() >= MIN_PREFIX && (run.tip.to_string().starts_with(name) || run.state_key.to_string().starts_with(name))
     };
     let mut found = runs.iter().filter(names);
     let shown = printable(name);
     match (found.next(), found.next()) {
         (Some(run), None) => Ok(run.clone()),
         (Some(_), Some(_)) => Err(CommandError::usage(&format!("'{shown}' names more than one run: give its ref"))),
-        (None, _) => Err(CommandError::usage(&format!("'{shown}' names no run that is known here: git for-each-ref refs/cbia/runs lists them"))),
+        (None, _) => Err(CommandError::usage(&format!(
+            "'{shown}' names no run that is known here: git for-each-ref refs/cbia/runs lists them"
+        ))),
     }
 }

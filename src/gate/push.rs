@@ -86,19 +86,25 @@ pub fn protect(name: &str, change: Change) -> Option<Finding> {
             "rewrite the history instead: git replace --convert-graft-file and git filter-branch, or leave the ref at home",
         ),
         (Place::Private, Change::Delete) => None,
-        (Place::Private, _) => {
-            refuse(Code::RefPrivate, format!("{shown} belongs to one clone, and is not shared"), "git cbia push pushes what is shared")
-        }
+        (Place::Private, _) => refuse(
+            Code::RefPrivate,
+            format!("{shown} belongs to one clone, and is not shared"),
+            "git cbia push pushes what is shared",
+        ),
         (Place::Unknown, Change::Delete) => None,
-        (Place::Unknown, _) => {
-            refuse(Code::RefMalformed, format!("{shown} is no ref of git cbia"), "git cbia push pushes what is shared, by its right name")
-        }
+        (Place::Unknown, _) => refuse(
+            Code::RefMalformed,
+            format!("{shown} is no ref of git cbia"),
+            "git cbia push pushes what is shared, by its right name",
+        ),
         // An entry is evicted by deleting it: it can be made again, and nothing rests on it.
         (Place::Cache(_), Change::Create | Change::Forward | Change::Delete) => None,
         (_, Change::Create | Change::Forward) => None,
-        (_, Change::Delete) => {
-            refuse(Code::RefDeleted, format!("{shown} is {what}, which is never deleted"), "leave it: it is the evidence of what was pushed")
-        }
+        (_, Change::Delete) => refuse(
+            Code::RefDeleted,
+            format!("{shown} is {what}, which is never deleted"),
+            "leave it: it is the evidence of what was pushed",
+        ),
         (_, Change::Rewind) => refuse(
             Code::RefRewound,
             format!("{shown} is {what}, which only grows: this would lose what it holds"),

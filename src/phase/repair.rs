@@ -4,7 +4,7 @@
 //! Writes: `execution/repair/<attempt>/capsule.json`, `check.json` (the report that failed) and `report.json`; the changed artifacts.
 //! Stops when: the change lies outside the capsule's bound, or the executor fails.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Evidence;
 use super::r#gen::Trace;
@@ -100,7 +100,11 @@ pub fn run(input: &Input, capsule: &RepairCapsule, sources: &Sources) -> Result<
     let (proposed, trace) = match input.repair.by.unwrap_or(Repairer::BuiltIn) {
         Repairer::BuiltIn => {
             let rules = Rules::new(input.pipeline.r#struct.as_ref().map_or(&[][..], |s| &s.normalize)).map_err(refuse)?;
-            (built_in(input.artifacts, &rules), None)
+            // What nothing was said against is left as it is.
+            let named: BTreeSet<&str> = capsule.findings.iter().filter_map(|finding| finding.path.as_deref()).collect();
+            let mut normal = built_in(input.artifacts, &rules);
+            normal.retain(|path, _| named.contains(path.as_str()));
+            (normal, None)
         }
         Repairer::Executor => external(input, capsule, sources)?,
     };

@@ -63,7 +63,8 @@ pub fn hold(
     judge: &mut dyn Judge,
     believed: &dyn Fn(&Oid, &Digest) -> bool,
 ) -> Result<Result<Held, Finding>, PipelineError> {
-    let (Some(admission), Ok(pipeline), Some(documents)) = (&gates.admission, &inputs.pipeline, Documents::of(inputs, gates)) else {
+    let (Some(admission), Ok(pipeline), Some(documents)) = (&gates.admission, &inputs.pipeline, Documents::of(inputs, gates))
+    else {
         let message = "the gates do not admit the state of this run";
         return Ok(Err(Finding::error(Code::StateDenied, message)));
     };
@@ -84,12 +85,15 @@ pub fn hold(
     let pruned = match whole.evidence.get(&path(SELECTION_PATH)) {
         Some(bytes) => {
             let selection = load::<Selection>(Kind::Selection, &path(SELECTION_PATH), bytes);
-            let Ok(selection) = selection else { return Ok(Err(Finding::error(Code::RunInvalid, "the selection of the run cannot be read"))) };
+            let Ok(selection) = selection else {
+                return Ok(Err(Finding::error(Code::RunInvalid, "the selection of the run cannot be read")));
+            };
             selection.document.artifacts.into_iter().filter(|artifact| !artifact.keep).map(|artifact| artifact.path).collect()
         }
         None => Vec::new(),
     };
-    for (file, ids) in made.files.iter().map(|file| (file, &made.ids)).chain(output.files.iter().map(|file| (file, &output.ids))) {
+    for (file, ids) in made.files.iter().map(|file| (file, &made.ids)).chain(output.files.iter().map(|file| (file, &output.ids)))
+    {
         let Some(id) = ids.get(&file.path) else { continue };
         if believed(id, &file.sha256) {
             continue;

@@ -307,9 +307,8 @@ impl Admitted<'_> {
         // A verdict that was changed is the worst of it, and told first.
         let verdict = |path: &&RepoPath| path.as_str() == CAPSULE_PATH || path.is_under("opa");
         let differing = first.filter(verdict).or_else(|| differing.find(verdict)).or(first);
-        let why = differing.map_or(OTHER_CHAIN.to_owned(), |path| {
-            format!("{path} is not what this state and its artifacts come to")
-        });
+        let why =
+            differing.map_or(OTHER_CHAIN.to_owned(), |path| format!("{path} is not what this state and its artifacts come to"));
         Ok(Err(refuse(why)))
     }
 

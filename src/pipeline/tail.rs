@@ -193,7 +193,14 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
     pub fn run(mut self) -> Result<Whole, PipelineError> {
         match self.through() {
             Ok(()) => {}
-            Err(Halt::Stop(stop)) => self.whole.stopped = Some(stop),
+            Err(Halt::Stop(stop)) => {
+                // A phase that refuses before it has anything to seal has no commit, and still is what the run ended at.
+                if self.whole.phases.iter().all(|done| done.phase != stop.phase) {
+                    let (phase, status) = (stop.phase, PhaseStatus::Failed);
+                    self.whole.phases.push(Done { phase, status, key: None, artifacts: BTreeMap::new() });
+                }
+                self.whole.stopped = Some(stop);
+            }
             Err(Halt::Error(error)) => return Err(error),
         }
         self.whole.output.files = self.files.into_values().collect();

@@ -378,7 +378,8 @@ mod tests {
         command.env("GIT_OBJECT_DIRECTORY", &incoming).stdin(std::process::Stdio::null());
         let id = Oid::from_hex(command.output().unwrap().stdout.trim_ascii()).unwrap();
         let open = |objects: PathBuf| {
-            let quarantine = Some(Quarantine { objects, alternates: vec![repo.path().join(".git/objects"), repo.outside().join("none")] });
+            let quarantine =
+                Some(Quarantine { objects, alternates: vec![repo.path().join(".git/objects"), repo.outside().join("none")] });
             Store::open_with(&repo.path(), OpenOptions { quarantine, ..OpenOptions::default() })
         };
         let store = open(incoming).unwrap();

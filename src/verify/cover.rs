@@ -51,7 +51,8 @@ impl Verifier<'_> {
                 Found::Unknown => {
                     unknown += 1;
                     let message = format!("no admitted run that is known here produced {path}");
-                    let hint = "git cbia run, then commit what it writes; if another clone ran it, git cbia push there uploads the run";
+                    let hint =
+                        "git cbia run, then commit what it writes; if another clone ran it, git cbia push there uploads the run";
                     wrong.push(Finding::error(Code::GenUnadmitted, message).at(path).hint(hint));
                 }
             }
@@ -78,7 +79,10 @@ impl Verifier<'_> {
         } else if unknown > 0 && refused.is_empty() {
             let message = format!("no run of the state {} is known here", state_key.short());
             let finding = Finding::error(Code::EvidenceMissing, message).at(format!("refs/cbia/runs/{state_key}"));
-            wrong.insert(0, finding.hint("git cbia run makes it; if it was made elsewhere, git cbia push there, or git cbia fetch here"));
+            wrong.insert(
+                0,
+                finding.hint("git cbia run makes it; if it was made elsewhere, git cbia push there, or git cbia fetch here"),
+            );
         }
         let stands = wrong.is_empty();
         // Runs of this state that do not hold are what is wrong, unless nothing is.
@@ -206,7 +210,8 @@ impl Basis {
 fn unseen(inputs: &Inputs, seen: &BTreeSet<(RepoPath, Digest)>) -> Vec<Finding> {
     let Ok(pipeline) = &inputs.pipeline else { return Vec::new() };
     let Ok(globs) = crate::document::glob::Globs::new(&pipeline.document.inputs) else { return Vec::new() };
-    let changed = inputs.files.iter().filter(|(path, file)| globs.matches(path) && !seen.contains(&((*path).clone(), file.sha256)));
+    let changed =
+        inputs.files.iter().filter(|(path, file)| globs.matches(path) && !seen.contains(&((*path).clone(), file.sha256)));
     let finding = |path: &RepoPath| {
         let message = format!("{path} is an input of generation, and no run that is known has seen it as it is");
         Finding::error(Code::GenStaleInput, message).at(path).hint("git cbia run, and commit what it writes")

@@ -36,9 +36,9 @@ pub fn renamed(run: &Run) -> Finding {
 
 /// What the last phase commit says of itself. It proves nothing, and is looked at first because it costs nothing.
 pub fn chain(store: &Store, run: &Run) -> Result<(), Finding> {
-    let commit = store.read_commit(&run.tip).map_err(|error| {
-        unreadable(&format!("the stored run {} cannot be read", short(run)), &error).at(&run.name)
-    })?;
+    let commit = store
+        .read_commit(&run.tip)
+        .map_err(|error| unreadable(&format!("the stored run {} cannot be read", short(run)), &error).at(&run.name))?;
     let trailers = trailers(&commit);
     let says = |key: &str| trailers.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
     let (state, executor) = (run.state_key.to_string(), run.executor_key.to_string());

@@ -187,8 +187,7 @@ mod tests {
     use crate::document::pipeline::{Artifact, Gen};
 
     fn declaring(generated: &[&str], artifacts: &[&str]) -> Pipeline {
-        let artifact =
-            |path: &&str| Artifact { path: path.parse().unwrap(), objectives: vec!["O-1".into()], template: None };
+        let artifact = |path: &&str| Artifact { path: path.parse().unwrap(), objectives: vec!["O-1".into()], template: None };
         Pipeline {
             r#gen: Gen {
                 generated: generated.iter().map(|g| (*g).to_owned()).collect(),

@@ -62,12 +62,7 @@ impl Verifier<'_> {
         Ok(verdict)
     }
 
-    fn judge(
-        &mut self,
-        tree: Oid,
-        before: Option<Oid>,
-        trusted: bool,
-    ) -> Result<Result<TreeVerdict, VerifyError>, Vec<Finding>> {
+    fn judge(&mut self, tree: Oid, before: Option<Oid>, trusted: bool) -> Result<Result<TreeVerdict, VerifyError>, Vec<Finding>> {
         let own = pipeline(self.store, tree)?;
         // What cannot be read before this commit declares nothing; that it could not be read was told when it was pushed.
         let previous = before.and_then(|before| pipeline(self.store, before).ok().flatten());
@@ -207,7 +202,8 @@ impl Verifier<'_> {
             Err(finding) => return Ok(Err(finding)),
         };
         if executor.key() != run.executor_key {
-            let message = format!("the stored run {} is refused: its capsule names another executor than its ref", diagnose::short(run));
+            let message =
+                format!("the stored run {} is refused: its capsule names another executor than its ref", diagnose::short(run));
             return Ok(Err(diagnose::refused(Code::CapsuleForged, run, message)));
         }
         let inputs = match inputs::take(self.store, From::Tree(snapshot), &ExecutorSource::Resolved(executor)) {
@@ -330,7 +326,9 @@ pub(super) fn denied(findings: &[Finding]) -> Finding {
     let why = first.map_or_else(String::new, |f| format!(": {} [{}]", f.message, f.code));
     let finding = Finding::error(Code::StateDenied, format!("the gates do not admit the state of this commit{why}"));
     let place = first.and_then(|f| f.path.clone());
-    finding.at(place.unwrap_or_else(|| "control".to_owned())).hint("git cbia run --dry-run says all that is wrong with it; mend it, and run")
+    finding
+        .at(place.unwrap_or_else(|| "control".to_owned()))
+        .hint("git cbia run --dry-run says all that is wrong with it; mend it, and run")
 }
 
 fn withdrawn(path: &RepoPath) -> Finding {

@@ -84,13 +84,8 @@ impl Verifier<'_> {
     /// Verifies one update.
     pub fn update(&mut self, update: &Update, subject: &Subject) -> Result<Outcome, VerifyError> {
         let hex = |id: Option<Oid>| id.map(|id| id.to_string());
-        let document = UpdateDocument {
-            r#ref: update.name.clone(),
-            old: hex(update.old),
-            new: hex(update.new),
-            state_key: None,
-            run: None,
-        };
+        let document =
+            UpdateDocument { r#ref: update.name.clone(), old: hex(update.old), new: hex(update.new), state_key: None, run: None };
         let mut outcome = Outcome { document, findings: self.guarded(update)?, verdict: TreeVerdict::default() };
         if !outcome.findings.is_empty() || update.name.as_deref().is_some_and(|name| name.starts_with("refs/cbia/")) {
             return Ok(outcome);
@@ -168,9 +163,12 @@ impl Verifier<'_> {
             }
         }
         let read = |store: &Store, id: Oid| {
-            store.read_commit(&id).map_err(|error| unreadable(&format!("the commit {} cannot be read", id.to_hex_with_len(12)), &error))
+            store
+                .read_commit(&id)
+                .map_err(|error| unreadable(&format!("the commit {} cannot be read", id.to_hex_with_len(12)), &error))
         };
-        let before = match ends.before.map(|(id, vouches)| read(self.store, id).map(|commit| (commit.tree, vouches))).transpose() {
+        let before = match ends.before.map(|(id, vouches)| read(self.store, id).map(|commit| (commit.tree, vouches))).transpose()
+        {
             Ok(before) => before,
             Err(finding) => return Ok(vec![finding]),
         };
@@ -374,7 +372,8 @@ fn push_bundle(store: &Store, before: Option<Oid>) -> Result<(Result<Bundle, Vec
         let Some(thing) = difference.new else { continue };
         let shown = printable(&String::from_utf8_lossy(&difference.path));
         let read = RepoPath::from_bytes(&difference.path).map_err(|error| spelled(&error));
-        let read = read.and_then(|path| store.read_blob(&thing.id(), MAX_POLICY).map(|text| (path, text)).map_err(|e| spelled(&e)));
+        let read =
+            read.and_then(|path| store.read_blob(&thing.id(), MAX_POLICY).map(|text| (path, text)).map_err(|e| spelled(&e)));
         match read {
             Ok((path, _)) if is_policy_test(&path) => {}
             Ok((path, text)) => files.push(PolicyFile { path, text }),

@@ -7,6 +7,7 @@ mod determinism;
 mod executor;
 mod keys;
 mod main_job;
+mod phases;
 mod poison;
 mod policy_cage;
 mod push;

@@ -66,7 +66,8 @@ impl Doors {
         let range = format!("{}..HEAD", self.base);
         let ran = self.client.cbia(["verify", "--json", &range]);
         let document = ran.json();
-        let errors = document["findings"].as_array().cloned().unwrap_or_default().into_iter().filter(|f| f["severity"] == "error");
+        let errors =
+            document["findings"].as_array().cloned().unwrap_or_default().into_iter().filter(|f| f["severity"] == "error");
         let verify: BTreeSet<String> = errors
             .map(|f| {
                 for member in ["path", "hint", "message"] {
@@ -125,10 +126,14 @@ fn what_no_run_produced_is_refused() {
     let repo = &doors.client;
     let reset = || drop((repo.git(["reset", "-q", "--hard", &doors.base]), repo.git(["clean", "-fdq"])));
     let declare = |path: &str| {
-        repo.set(PIPELINE, "/gen/artifacts", json!([
-            {"path": NOTE, "objectives": ["O-1"], "template": "control/templates/note.txt.j2"},
-            {"path": path, "objectives": ["O-1"], "template": "control/templates/note.txt.j2"},
-        ]));
+        repo.set(
+            PIPELINE,
+            "/gen/artifacts",
+            json!([
+                {"path": NOTE, "objectives": ["O-1"], "template": "control/templates/note.txt.j2"},
+                {"path": path, "objectives": ["O-1"], "template": "control/templates/note.txt.j2"},
+            ]),
+        );
     };
     type Change<'a> = (&'a str, Box<dyn Fn() + 'a>, &'a [&'a str]);
     let cases: Vec<Change<'_>> = vec![
@@ -305,7 +310,8 @@ fn policies_are_not_loosened_and_used_at_once() {
     let strict = "package assurance\n\ndefault allow := false\n\nallow if count(input.objectives) < 2\n";
     let doors = Doors::after(|repo| repo.write("policy/assurance.rego", strict));
     let repo = &doors.client;
-    let loosen = || repo.write("policy/assurance.rego", "package assurance\n\ndefault allow := false\n\nallow if input.pre_gen_capsule\n");
+    let loosen =
+        || repo.write("policy/assurance.rego", "package assurance\n\ndefault allow := false\n\nallow if input.pre_gen_capsule\n");
     let use_it = || {
         let one = |id: &str| {
             json!({"id": id, "type": "note", "statement": "A note.", "source": {"authority_id": "rule", "evidence": []},
@@ -410,7 +416,8 @@ fn merges_and_replacements_hide_nothing() {
     reset();
     repo.replace(NOTE, "Be brief", "Be long");
     repo.commit();
-    let (bad, good) = (repo.git(["rev-parse", &format!("HEAD:{NOTE}")]), repo.git(["rev-parse", &format!("{}:{NOTE}", doors.base)]));
+    let (bad, good) =
+        (repo.git(["rev-parse", &format!("HEAD:{NOTE}")]), repo.git(["rev-parse", &format!("{}:{NOTE}", doors.base)]));
     repo.git(["replace", &bad, &good]);
     doors.refuses("a replacement at home", MAIN, &["gen-edited"]);
     // Nor one that the server has, nor a graft at either place.
@@ -685,7 +692,8 @@ fn answer(stream: &mut TcpStream, repo: &Repo) -> Option<()> {
     let end = output.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
     let headers = String::from_utf8_lossy(&output[..end]).into_owned();
     let status = headers.lines().find_map(|line| line.strip_prefix("Status: ")).unwrap_or("200 OK").to_owned();
-    let reply = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n\r\n", output.len() - end - 4);
+    let reply =
+        format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n\r\n", output.len() - end - 4);
     stream.write_all(reply.as_bytes()).unwrap();
     stream.write_all(&output[end + 4..]).unwrap();
     Some(())

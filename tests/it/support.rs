@@ -314,6 +314,15 @@ impl Repo {
         self.git_with(arguments, b"")
     }
 
+    /// `git …`, which must succeed: every byte of its output.
+    #[track_caller]
+    pub fn git_raw<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Vec<u8> {
+        let mut command = self.command("git");
+        let output = command.args(arguments).output().unwrap();
+        assert!(output.status.success(), "git failed: {}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    }
+
     /// `git …` with something on standard input.
     #[track_caller]
     pub fn git_with<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>, input: &[u8]) -> String {

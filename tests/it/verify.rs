@@ -19,12 +19,19 @@ fn a_commit_is_verified_by_its_content() {
     let state = name.split('/').nth(3).unwrap();
     let head = repo.git(["rev-parse", "HEAD"]);
     let update = json!({"ref": null, "old": null, "new": head, "state_key": state, "run": run});
-    let wanted = json!({"schema_version": "0.1.0", "command": "verify", "outcome": "verified", "updates": [update], "findings": []});
+    let wanted =
+        json!({"schema_version": "0.1.0", "command": "verify", "outcome": "verified", "updates": [update], "findings": []});
     assert_eq!(ran, wanted);
     let before = (repo.refs("refs/"), repo.files(&[]));
     let told = repo.cbia(["verify", "--explain"]).ok();
     let short = |text: &str| text[..12].to_owned();
-    let wanted = format!("{NOTE}: {}, the run of this state\nverified {}, state {}, run {}\n", short(&run), short(&head), short(state), short(&run));
+    let wanted = format!(
+        "{NOTE}: {}, the run of this state\nverified {}, state {}, run {}\n",
+        short(&run),
+        short(&head),
+        short(state),
+        short(&run)
+    );
     assert_eq!((told.stdout, told.stderr), (wanted, String::new()));
     assert_eq!((repo.refs("refs/"), repo.files(&[])), before);
 }
@@ -71,7 +78,7 @@ fn findings_are_printed_for_other_tools() {
     let sarif: Value = serde_json::from_str(&repo.cbia(["verify", "--format", "sarif"]).exits(1).stdout).unwrap();
     assert_eq!(sarif["runs"][0]["results"][0]["ruleId"], "gen-missing");
     let junit = repo.cbia(["verify", "--format", "junit"]).exits(1).stdout;
-    assert!(junit.contains("<failure type=\"gen-missing\"") && junit.trim_end().ends_with("</testsuite>"), "{junit}");
+    assert!(junit.contains("<failure type=\"gen-missing\"") && junit.trim_end().ends_with("</testsuites>"), "{junit}");
     repo.cbia(["verify", "--json", "--format", "junit"]).exits(2);
 }
 
@@ -90,7 +97,14 @@ fn damaged_and_missing_objects_are_never_in_order() {
         }
     }
     repo.cbia(["verify"]).ok();
-    for object in ["HEAD^{tree}", "HEAD:control/pipeline.json", "HEAD:data/words.txt", "HEAD:out/note.txt", &run, &format!("{run}:opa/decision.json")] {
+    for object in [
+        "HEAD^{tree}",
+        "HEAD:control/pipeline.json",
+        "HEAD:data/words.txt",
+        "HEAD:out/note.txt",
+        &run,
+        &format!("{run}:opa/decision.json"),
+    ] {
         let id = repo.git(["rev-parse", object]);
         let aside = repo.outside().join("aside");
         std::fs::rename(loose(&id), &aside).unwrap();
