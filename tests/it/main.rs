@@ -13,6 +13,7 @@ mod policy_cage;
 mod push;
 mod recipes;
 mod refusals;
+mod reuse;
 mod support;
 mod tidy;
 mod usage;
