@@ -6,6 +6,7 @@ use crate::document::SCHEMA_VERSION;
 use crate::document::finding::{Finding, refuses};
 use crate::document::machine::{UpdateDocument, VerifyDocument, VerifyOutcome};
 use crate::document::path::printable;
+use crate::pipeline::rerun::{self, Rerun};
 use crate::verify::{Evidence, Limits, Means, Nobody, Run, Subject, TreeVerdict, Update, Verifier};
 
 /// Verify that generated files came out of admitted runs.
@@ -27,6 +28,9 @@ pub struct Args {
     /// Say of every generated file which run it rests on.
     #[arg(long, conflicts_with = "run")]
     explain: bool,
+    /// Execute the generator again, in the snapshot of each run that something rests on, and compare what it makes. Without effect on a refusal.
+    #[arg(long)]
+    rerun: bool,
     /// Print the findings in the format of another tool, and nothing else.
     #[arg(long, value_enum, value_name = "FORMAT", conflicts_with = "json")]
     format: Option<Format>,
@@ -42,7 +46,10 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
     let mut verifier = Verifier::new(store, Evidence::of(store), means);
     if let Some(name) = &args.run {
         let run = find_run(&Evidence::of(store).all(usize::MAX)?, name)?;
-        let findings: Vec<Finding> = verifier.run(&run)?.err().into_iter().collect();
+        let mut findings: Vec<Finding> = verifier.run(&run)?.err().into_iter().collect();
+        if args.rerun && findings.is_empty() {
+            findings = again(context, &[run.clone()])?;
+        }
         let document = UpdateDocument {
             r#ref: Some(run.name.clone()),
             old: None,
@@ -64,11 +71,28 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
         },
     };
     let subject = Subject { each: args.each, judged, ..Subject::default() };
-    let outcome = verifier.update(&update, &subject)?;
+    let mut outcome = verifier.update(&update, &subject)?;
+    if args.rerun && !refuses(&outcome.findings) {
+        let runs: Vec<Run> = verifier.rests_on().cloned().collect();
+        outcome.findings.extend(again(context, &runs)?);
+    }
     if args.explain && args.format.is_none() {
         explain(&outcome.verdict, ui);
     }
     Ok(tell(outcome.document, outcome.findings, outcome.verdict.covered.len(), args.format, ui))
+}
+
+/// What differs where the generator of these runs is executed again.
+fn again(context: &Context<'_>, runs: &[Run]) -> Result<Vec<Finding>, CommandError> {
+    let (cage, host) = (context.environment.cage(), context.environment.host());
+    let mut findings = Vec::new();
+    for run in runs {
+        let found = rerun::rerun(context.store, &Rerun { run: run.tip, cage: &cage, host: &host })?;
+        // The next step is the same for all of them, where none is named.
+        let hint = "find what the generator depends on beside its inputs, and pin it";
+        findings.extend(found.into_iter().map(|f| Finding { hint: f.hint.or_else(|| Some(hint.to_owned())), ..f }));
+    }
+    Ok(findings)
 }
 
 /// Prints what a verification came to, and gives the exit code.

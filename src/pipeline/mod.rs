@@ -8,7 +8,7 @@ mod known;
 pub mod miss;
 pub mod rederive;
 mod repeat;
-mod rerun;
+pub mod rerun;
 mod reuse;
 pub mod run;
 mod seal;

@@ -71,6 +71,21 @@ fn every_commit_of_a_range_is_verified_where_asked() {
 }
 
 #[test]
+fn the_generator_is_executed_again_where_asked() {
+    let repo = committed();
+    let before = repo.refs("refs/");
+    repo.cbia(["verify", "--rerun"]).ok();
+    repo.cbia(["verify", "--rerun", "--run", &repo.only_ref("refs/cbia/runs").0]).ok();
+    assert_eq!(repo.refs("refs/"), before);
+
+    // Where nothing rests on a run there is nothing to execute, and what is refused stays refused.
+    let repo = Repo::tiny();
+    repo.commit();
+    let ran = repo.cbia(["verify", "--json", "--rerun"]).exits(1);
+    assert!(ran.codes().contains(&"gen-missing".to_owned()), "{}", ran.stdout);
+}
+
+#[test]
 fn findings_are_printed_for_other_tools() {
     let repo = committed();
     repo.remove(NOTE);
