@@ -6,7 +6,7 @@ use crate::document::SCHEMA_VERSION;
 use crate::document::finding::{Finding, refuses};
 use crate::document::machine::{UpdateDocument, VerifyDocument, VerifyOutcome};
 use crate::document::path::printable;
-use crate::pipeline::rerun::{self, Rerun};
+use crate::pipeline::{Rerun, rerun};
 use crate::verify::{Evidence, Limits, Means, Nobody, Run, Subject, TreeVerdict, Update, Verifier};
 
 /// Verify that generated files came out of admitted runs.
@@ -87,7 +87,7 @@ fn again(context: &Context<'_>, runs: &[Run]) -> Result<Vec<Finding>, CommandErr
     let (cage, host) = (context.environment.cage(), context.environment.host());
     let mut findings = Vec::new();
     for run in runs {
-        let found = rerun::rerun(context.store, &Rerun { run: run.tip, cage: &cage, host: &host })?;
+        let found = rerun(context.store, &Rerun { run: run.tip, cage: &cage, host: &host })?;
         // The next step is the same for all of them, where none is named.
         let hint = "find what the generator depends on beside its inputs, and pin it";
         findings.extend(found.into_iter().map(|f| Finding { hint: f.hint.or_else(|| Some(hint.to_owned())), ..f }));

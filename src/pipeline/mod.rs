@@ -8,7 +8,7 @@ mod known;
 pub mod miss;
 pub mod rederive;
 mod repeat;
-pub mod rerun;
+mod rerun;
 mod reuse;
 pub mod run;
 mod seal;

@@ -351,6 +351,25 @@ fn maintainers_attest_changes_of_the_control_state() {
     doors.accepts("nothing of the control state", &["origin", "main"]);
 }
 
+/// What the default policy says of a quiet update is not asked; here it is, because it is not quite the default one.
+#[test]
+fn the_default_policy_allows_what_is_in_order() {
+    let default = std::fs::read_to_string(format!("{}/policy/push/push.rego", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let doors = Doors::after(|repo| repo.write("policy/push/push.rego", format!("{default}\n# ours\n")));
+    let repo = &doors.client;
+    repo.write("README.md", "More.\n");
+    repo.commit();
+    doors.accepts("nothing is generated", &["origin", "main"]);
+    next_state(repo);
+    repo.commit();
+    doors.accepts("another state", &["origin", "main", "main:refs/heads/new"]);
+    doors.accepts("a deletion", &["origin", ":new"]);
+    let base = repo.git(["rev-parse", "HEAD"]);
+    repo.replace(NOTE, "brief", "Brief");
+    repo.commit();
+    Doors { base, ..doors }.refuses("an edit", MAIN, &["gen-edited"]);
+}
+
 #[test]
 fn the_policy_before_the_push_judges_it() {
     let allow = "package push\n\ndefault allow := false\n\nallow if startswith(input.update.ref, \"refs/heads/wip/\")\n\nallow if count(input.findings) == 0\n";
