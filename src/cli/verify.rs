@@ -48,7 +48,7 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
         let run = find_run(&Evidence::of(store).all(usize::MAX)?, name)?;
         let mut findings: Vec<Finding> = verifier.run(&run)?.err().into_iter().collect();
         if args.rerun && findings.is_empty() {
-            findings = again(context, &[run.clone()])?;
+            findings = again(context, std::slice::from_ref(&run))?;
         }
         let document = UpdateDocument {
             r#ref: Some(run.name.clone()),

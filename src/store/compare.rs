@@ -108,8 +108,9 @@ impl Store {
             let shown = String::from_utf8_lossy(&folder).into_owned();
             let read = |id: Option<Oid>| id.map(|id| self.read_folder(&id, &shown, limits).map(|bytes| (id, bytes))).transpose();
             let (old, new) = (read(old)?, read(new)?);
-            // By name: the folder, and what is no folder, on either side.
-            let mut names: BTreeMap<&[u8], [(Option<Oid>, Option<Thing>); 2]> = BTreeMap::new();
+            /// The folder of a name, and what is no folder, on either side.
+            type Sides = [(Option<Oid>, Option<Thing>); 2];
+            let mut names: BTreeMap<&[u8], Sides> = BTreeMap::new();
             for (side, tree) in [&old, &new].into_iter().enumerate() {
                 let Some((id, bytes)) = tree else { continue };
                 for entry in parse(id, bytes)? {

@@ -48,7 +48,7 @@ pub fn chain(store: &Store, run: &Run) -> Result<(), Finding> {
     match says("Cbia-Phase") {
         Some(phase) if phase == LAST_PHASE.as_str() => Ok(()),
         phase => {
-            let ends = phase.map_or("no phase".to_owned(), |phase| crate::document::path::printable(phase));
+            let ends = phase.map_or("no phase".to_owned(), crate::document::path::printable);
             let message = format!("the stored run {} is refused: it ends with {ends}, not with {LAST_PHASE}", short(run));
             Err(refused(Code::RunIncomplete, run, message))
         }

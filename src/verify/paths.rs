@@ -46,6 +46,11 @@ pub fn pipeline(store: &Store, tree: Oid) -> Result<Option<Sealed<Pipeline>>, Ve
     document(store, tree, Kind::Pipeline, PIPELINE_PATH)
 }
 
+/// The blob that holds a tree's declaration, whatever it says.
+pub fn pipeline_blob(store: &Store, tree: Oid) -> Option<Oid> {
+    store.thing_at(tree, PIPELINE_PATH).ok().flatten().map(Thing::id)
+}
+
 /// Where files are generated.
 pub struct GenPaths {
     /// By the commit's own declaration.
@@ -192,6 +197,7 @@ mod tests {
             r#gen: Gen {
                 generated: generated.iter().map(|g| (*g).to_owned()).collect(),
                 artifacts: artifacts.iter().map(artifact).collect(),
+                ..Gen::default()
             },
             ..Pipeline::default()
         }

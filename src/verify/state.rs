@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::evidence::Run;
-use super::paths::{Deciding, GenPaths, document, pipeline};
+use super::paths::{Deciding, GenPaths, document, pipeline, pipeline_blob};
 use super::{Covered, TreeVerdict, Verifier, VerifyError, cut, diagnose, unique, unreadable};
 use crate::document::capsule::Capsule;
 use crate::document::executor::{ExecutorConfig, ExecutorKind, GenExecutor};
@@ -65,7 +65,14 @@ impl Verifier<'_> {
     fn judge(&mut self, tree: Oid, before: Option<Oid>, trusted: bool) -> Result<Result<TreeVerdict, VerifyError>, Vec<Finding>> {
         let own = pipeline(self.store, tree)?;
         // What cannot be read before this commit declares nothing; that it could not be read was told when it was pushed.
-        let previous = before.and_then(|before| pipeline(self.store, before).ok().flatten());
+        let declares_the_same =
+            |before: Oid| own.is_some() && pipeline_blob(self.store, before) == pipeline_blob(self.store, tree);
+        let previous = match before {
+            // The same declaration counts once, and is read once.
+            Some(before) if declares_the_same(before) => None,
+            Some(before) => pipeline(self.store, before).ok().flatten(),
+            None => None,
+        };
         let (own, previous) = (own.as_ref().map(|p| &p.document), previous.as_ref().map(|p| &p.document));
         if own.is_none() && previous.is_none() {
             return Ok(Ok(TreeVerdict::default()));
@@ -85,7 +92,7 @@ impl Verifier<'_> {
             return Ok(Ok(TreeVerdict { findings, ..TreeVerdict::default() }));
         };
         let config = document::<ExecutorConfig>(self.store, tree, Kind::ExecutorConfig, EXECUTOR_CONFIG_PATH)?;
-        let source = ExecutorSource::Resolved(resolve::builtin());
+        let source = ExecutorSource::Resolved(Box::new(resolve::builtin()));
         let inputs = match inputs::take(self.store, From::Tree(tree), &source) {
             Ok(inputs) => inputs,
             Err(error) => return Err(vec![unreadable("the state of the commit cannot be read", &error)]),
@@ -206,7 +213,7 @@ impl Verifier<'_> {
                 format!("the stored run {} is refused: its capsule names another executor than its ref", diagnose::short(run));
             return Ok(Err(diagnose::refused(Code::CapsuleForged, run, message)));
         }
-        let inputs = match inputs::take(self.store, From::Tree(snapshot), &ExecutorSource::Resolved(executor)) {
+        let inputs = match inputs::take(self.store, From::Tree(snapshot), &ExecutorSource::Resolved(Box::new(executor))) {
             Ok(inputs) => inputs,
             Err(error) => {
                 let message = format!("the snapshot of the stored run {} cannot be read", diagnose::short(run));
@@ -237,7 +244,7 @@ impl Verifier<'_> {
 
     /// What the gates say of a tree whose state has no run, by the executor that it configures, as far as that can be told here.
     pub(super) fn gates_of(&self, tree: Oid, executor: GenExecutor) -> Result<Gates, VerifyError> {
-        let inputs = inputs::take(self.store, From::Tree(tree), &ExecutorSource::Resolved(executor))?;
+        let inputs = inputs::take(self.store, From::Tree(tree), &ExecutorSource::Resolved(Box::new(executor)))?;
         Ok(gates(&inputs, &mut Forgetful::new(self.means.cage)))
     }
 }

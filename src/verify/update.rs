@@ -321,7 +321,7 @@ impl Verifier<'_> {
 
     /// Whether the state would have been refused by the policies before it: a change may not loosen them and use that at once.
     fn weakened(&self, before: Oid, new: Oid) -> Result<Vec<Finding>, VerifyError> {
-        let source = || ExecutorSource::Resolved(crate::executor::resolve::builtin());
+        let source = || ExecutorSource::Resolved(Box::new(crate::executor::resolve::builtin()));
         let (Ok(was), Ok(mut is)) =
             (inputs::take(self.store, From::Tree(before), &source()), inputs::take(self.store, From::Tree(new), &source()))
         else {
@@ -350,7 +350,6 @@ impl Verifier<'_> {
 }
 
 /// The policy that judges pushes, and whether it is the default one: that of the tree before, or the default where it has none.
-#[expect(clippy::type_complexity, reason = "a bundle or why not, and one word about it")]
 fn push_bundle(store: &Store, before: Option<Oid>) -> Result<(Result<Bundle, Vec<Finding>>, bool), VerifyError> {
     struct Policies;
     impl Interest for Policies {

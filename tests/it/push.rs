@@ -610,7 +610,8 @@ fn what_generates_nothing_is_left_alone() {
 #[test]
 fn hooks_fail_closed() {
     let doors = Doors::new();
-    let path = std::env::var("PATH").unwrap();
+    let command = doors.client.command("git");
+    let path = command.get_envs().find(|(name, _)| *name == "PATH").unwrap().1.unwrap().to_str().unwrap().to_owned();
     let without: Vec<&str> = path.split(':').filter(|folder| !std::path::Path::new(folder).join("git-cbia").exists()).collect();
     let bare = doors.client.with("PATH", Some(&without.join(":")));
     let push = |arguments: &[&str]| {
