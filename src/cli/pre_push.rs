@@ -15,7 +15,8 @@ use crate::verify::{Evidence, Limits, Means, Nobody, Run, Subject, Update, Verif
 
 /// Before a push: verifies what is pushed, and uploads the evidence first.
 ///
-/// Reads `<local ref> <local id> <remote ref> <remote id>` lines. The refs that `cbia.exempt` matches are left alone.
+/// Reads `<local ref> <local id> <remote ref> <remote id>` lines; where there are none, every branch that the remote was not seen to have
+/// is verified. The refs that `cbia.exempt` matches are left alone.
 #[derive(clap::Args)]
 pub struct Args {
     /// The remote's name, or its address where it has none.
@@ -36,7 +37,18 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
     let theirs = format!("refs/remotes/{}/", args.remote);
     let tracked = store.heads(&theirs).unwrap_or_default();
     let mut updates = Vec::new();
-    for line in lines()? {
+    let lines = lines()?;
+    if lines.is_empty() {
+        // git says nothing where nothing is new; a program between git and us may say nothing although something is. Whatever the remote was
+        // not seen to have is verified then.
+        for (name, new) in store.heads("refs/heads/")? {
+            let old = name.strip_prefix("refs/heads/").and_then(|branch| seen(&tracked, &format!("{theirs}{branch}")));
+            if old != Some(new) {
+                updates.push(Update { name: Some(name), old, new: Some(new) });
+            }
+        }
+    }
+    for line in lines {
         let mut fields = line.split(' ');
         let (Some(_), Some(new), Some(name), Some(old)) = (fields.next(), fields.next(), fields.next(), fields.next()) else {
             return Err(CommandError::usage(&format!(

@@ -602,6 +602,13 @@ fn what_generates_nothing_is_left_alone() {
     let ran = doors.push(&["origin", "main:refs/heads/wip/x"]).exits(1);
     assert_eq!(codes(&ran.stderr, "error: "), BTreeSet::new());
     assert_eq!(codes(&ran.stderr, "remote: error: "), BTreeSet::from(["gen-edited".to_owned()]));
+    // A hook that is told nothing looks at everything that was not pushed.
+    let hook = || {
+        let mut command = repo.command(super::support::PROGRAM);
+        command.args(["hook", "pre-push", "origin", doors.server.path().to_str().unwrap()]);
+        repo.finish(command, b"")
+    };
+    assert_eq!(codes(&hook().exits(1).stderr, "error: "), BTreeSet::from(["gen-edited".to_owned()]));
     // One ref of several is enough.
     let ran = doors.push(&["origin", "pages:refs/heads/more", "main"]).exits(1);
     assert_eq!(codes(&ran.stderr, "error: "), BTreeSet::from(["gen-edited".to_owned()]));
