@@ -1,6 +1,6 @@
 //! How long `git cbia` takes, as ratios to what git takes for the same files in the same session.
 //!
-//! `cargo bench --bench ratios [-- unchanged|replay|store|inputs|executor|memory …]`; without a name all but `memory` are run. The contenders of
+//! `cargo bench --bench ratios [-- unchanged|replay|store|inputs|executor|verify|memory …]`; without a name all but `memory` are run. The contenders of
 //! a case take turns, so that a busy machine slows all of them. Nothing is asserted about time: the figures are for a person to read.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![expect(clippy::disallowed_methods, reason = "a benchmark starts whole processes and takes arguments")]
@@ -36,12 +36,13 @@ fn main() {
     let wants = |name: &str| asked.iter().any(|asked| asked == name) || asked.is_empty() && name != "memory";
     /// A measurement, and its name on the command line.
     type Case = (&'static str, fn(&Path));
-    let cases: [Case; 6] = [
+    let cases: [Case; 7] = [
         ("unchanged", unchanged),
         ("replay", replay),
         ("store", store),
         ("inputs", inputs),
         ("executor", executor),
+        ("verify", verify),
         ("memory", memory),
     ];
     for (name, case) in cases.into_iter().filter(|(name, _)| wants(name)) {

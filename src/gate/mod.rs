@@ -5,6 +5,7 @@ pub mod authority;
 pub mod closure;
 pub mod order;
 pub mod paths;
+pub mod promotion;
 pub mod push;
 
 use crate::document::digest::Digest;

@@ -59,6 +59,9 @@ pub struct GenPaths {
     /// By the declaration before it.
     before: Globs,
     declared_before: BTreeSet<RepoPath>,
+    /// The artifacts as a file system that ignores case names them.
+    folded: BTreeSet<String>,
+    /// The folders and files that all of it lies at or below, in lower case.
     roots: Vec<Vec<u8>>,
 }
 
@@ -79,7 +82,7 @@ impl GenPaths {
         let (declared, declared_before) = (paths(own), paths(before));
         let prefixes = own_globs.prefixes().into_iter().chain(before_globs.prefixes());
         let exact = declared.iter().chain(&declared_before).map(|path| path.as_str().to_owned());
-        let mut roots: Vec<Vec<u8>> = prefixes.chain(exact).map(String::into_bytes).collect();
+        let mut roots: Vec<Vec<u8>> = prefixes.chain(exact).map(|root| root.to_lowercase().into_bytes()).collect();
         roots.sort();
         // A root below another one adds nothing; sorted, the one above comes first.
         let mut kept: Vec<Vec<u8>> = Vec::new();
@@ -88,7 +91,8 @@ impl GenPaths {
                 kept.push(root);
             }
         }
-        Ok(Self { own: own_globs, declared, before: before_globs, declared_before, roots: kept })
+        let folded = declared.iter().map(RepoPath::fold_key).collect();
+        Ok(Self { own: own_globs, declared, before: before_globs, declared_before, folded, roots: kept })
     }
 
     /// The artifacts that the commit itself declares.
@@ -110,6 +114,14 @@ impl GenPaths {
             let shown = printable(&String::from_utf8_lossy(&difference.path));
             match (RepoPath::from_bytes(&difference.path), difference.new) {
                 (_, None) => {}
+                (Ok(path), Some(_)) if !self.is_exact(difference.path.as_slice(), &path) => findings.push(
+                    Finding::error(
+                        Code::PathCollision,
+                        format!("{path} and an artifact are one file on a case-insensitive file system"),
+                    )
+                    .at(&path)
+                    .hint("rename it: a checkout there would write the one over the other"),
+                ),
                 (Ok(path), Some(Thing::File(id))) => drop(files.insert(path, id)),
                 (Ok(path), Some(other)) => findings.push(
                     Finding::error(Code::GenNotRegular, format!("{path} is {}", other.name()))
@@ -127,15 +139,26 @@ impl GenPaths {
     }
 }
 
+impl GenPaths {
+    /// Whether a file is at a generated path by its very name, and not by one that only some file systems take for it.
+    fn is_exact(&self, bytes: &[u8], path: &RepoPath) -> bool {
+        let declared = self.declared.contains(path) || self.declared_before.contains(path);
+        declared || self.own.matches_bytes(bytes) || self.before.matches_bytes(bytes)
+    }
+}
+
 impl Interest for GenPaths {
     fn may_hold(&self, folder: &[u8]) -> bool {
-        self.roots.iter().any(|root| is_at_or_below(root, folder) || is_at_or_below(folder, root))
+        let folder = String::from_utf8_lossy(folder).to_lowercase().into_bytes();
+        self.roots.iter().any(|root| is_at_or_below(root, &folder) || is_at_or_below(&folder, root))
     }
 
     fn holds(&self, path: &[u8]) -> bool {
-        let exact = std::str::from_utf8(path).ok().and_then(|text| text.parse::<RepoPath>().ok());
-        let declared = exact.is_some_and(|path| self.declared.contains(&path) || self.declared_before.contains(&path));
-        declared || self.own.matches_bytes(path) || self.before.matches_bytes(path)
+        if self.own.matches_bytes(path) || self.before.matches_bytes(path) {
+            return true;
+        }
+        let Some(path) = std::str::from_utf8(path).ok().and_then(|text| text.parse::<RepoPath>().ok()) else { return false };
+        self.is_exact(path.as_str().as_bytes(), &path) || self.folded.contains(&path.fold_key())
     }
 }
 
@@ -215,10 +238,15 @@ mod tests {
             ("extra/x", true, false),
             ("extra/y", false, false),
             ("outer", false, false),
+            // Another name for an artifact, where case does not count.
+            ("Out/A", true, false),
+            ("Out/other", false, false),
         ] {
             assert_eq!((paths.holds(path.as_bytes()), paths.is_own(&path.parse().unwrap())), (holds, is_own), "{path}");
         }
-        for (folder, may) in [("out", true), ("out/b", true), ("gen", true), ("extra", true), ("docs", false), ("outer", false)] {
+        for (folder, may) in
+            [("out", true), ("out/b", true), ("gen", true), ("extra", true), ("OUT", true), ("docs", false), ("outer", false)]
+        {
             assert_eq!(paths.may_hold(folder.as_bytes()), may, "{folder}");
         }
         // A name that is no valid path is not overlooked.

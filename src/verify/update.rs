@@ -106,7 +106,7 @@ impl Verifier<'_> {
         };
         let ends = Ends { old, judge: old.or(subject.base), new, before: self.before(old, subject.base, new) };
         let mut findings = match new {
-            Some(new) => self.brought(new, &ends, update, subject, &mut outcome)?,
+            Some(new) => self.brought(new, &ends, subject, &mut outcome)?,
             None => Vec::new(),
         };
         if subject.judged {
@@ -132,23 +132,12 @@ impl Verifier<'_> {
     }
 
     /// What the commits bring.
-    fn brought(
-        &mut self,
-        new: Oid,
-        ends: &Ends,
-        update: &Update,
-        subject: &Subject,
-        outcome: &mut Outcome,
-    ) -> Result<Vec<Finding>, VerifyError> {
+    fn brought(&mut self, new: Oid, ends: &Ends, subject: &Subject, outcome: &mut Outcome) -> Result<Vec<Finding>, VerifyError> {
         let mut commits = vec![new];
         if subject.judged || subject.each {
             let elsewhere = || subject.base.into_iter().chain(subject.known.iter().copied()).collect();
             let known: Vec<Oid> = ends.old.map_or_else(elsewhere, |old| vec![old]);
             match self.store.new_commits(new, &known, self.commits_left) {
-                // A tag of what is here already brings nothing. A branch does: it makes it what people work on.
-                Ok(found) if found.is_empty() && update.name.as_deref().is_some_and(|name| name.starts_with("refs/tags/")) => {
-                    return Ok(Vec::new());
-                }
                 Ok(found) => {
                     self.commits_left -= found.len();
                     if subject.each {

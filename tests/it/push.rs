@@ -163,6 +163,7 @@ fn what_no_run_produced_is_refused() {
         ("an older template", Box::new(|| repo.write("control/templates/note.txt.j2", "else\n")), &["gen-stale-input"]),
         ("an older input", Box::new(|| repo.write("data/words.txt", "three\n")), &["gen-stale-input"]),
         ("deleted", Box::new(|| repo.remove(NOTE)), &["gen-missing"]),
+        ("added by another case", Box::new(|| repo.write("OUT/Note.txt", "x")), &["path-collision"]),
         ("added", Box::new(|| repo.write("out/extra.txt", "x")), &["gen-undeclared"]),
         ("denied", Box::new(|| repo.set(LEDGER, "/frozen", json!(false))), &["state-denied"]),
         (
@@ -275,6 +276,14 @@ fn forged_evidence_is_refused() {
     let old = repo.refs("refs/cbia/runs").into_iter().find(|(name, _)| *name != run).unwrap().1;
     with(&old);
     doors.refuses("the evidence of another state", WITH_RUNS, &["run-renamed", "gen-stale-input"]);
+
+    // The same, and its last commit says what its name says.
+    let text = repo.git(["cat-file", "commit", &old]);
+    let state = |name: &str| name.split('/').nth(3).unwrap().to_owned();
+    let was = repo.git(["log", "-1", "--format=%(trailers:key=Cbia-State-Key,valueonly)", &old]);
+    let renamed = text.replace(was.trim(), &state(&run)) + "\n";
+    with(&repo.git_with(["hash-object", "-t", "commit", "-w", "--stdin"], renamed.as_bytes()));
+    doors.refuses("the evidence of another state, renamed throughout", WITH_RUNS, &["run-renamed", "gen-stale-input"]);
 
     // The true run under its own name makes everything well.
     repo.git(["update-ref", "-d", &run]);
