@@ -1,7 +1,7 @@
 //! A stored run held against the state it claims, by the same functions that made it. Nothing is written, and of the run nothing is
 //! believed but what the generator made: its bytes, each hashed again, and the versions that it reports.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::PipelineError;
 use super::inputs::Inputs;
@@ -92,10 +92,12 @@ pub fn hold(
         }
         None => Vec::new(),
     };
+    let mut looked_at = HashSet::new();
     for (file, ids) in made.files.iter().map(|file| (file, &made.ids)).chain(output.files.iter().map(|file| (file, &output.ids)))
     {
         let Some(id) = ids.get(&file.path) else { continue };
-        if believed(id, &file.sha256) {
+        // What no later phase changed is in both lists.
+        if !looked_at.insert((*id, file.sha256)) || believed(id, &file.sha256) {
             continue;
         }
         let why = match store.read_blob(id, file.bytes) {
