@@ -1,12 +1,15 @@
 //! F5: the command line. One file per command; printing, the environment, settings and exit codes are here and nowhere else.
 
+mod attest;
 mod authority;
 mod cache;
+mod doctor;
 mod environment;
 mod error;
 mod export;
 mod format;
 mod hook;
+mod hooks;
 mod init;
 mod log;
 mod policy;
@@ -58,6 +61,9 @@ enum Command {
     Cache(cache::Args),
     Verify(verify::Args),
     Hook(hook::Args),
+    Hooks(hooks::Args),
+    Attest(attest::Args),
+    Doctor(doctor::Args),
 }
 
 impl Command {
@@ -75,6 +81,9 @@ impl Command {
             Command::Cache(_) => "cache",
             Command::Verify(_) => "verify",
             Command::Hook(_) => "hook",
+            Command::Hooks(_) => "hooks",
+            Command::Attest(_) => "attest",
+            Command::Doctor(_) => "doctor",
         }
     }
 }
@@ -89,7 +98,7 @@ struct Context<'a> {
 pub fn main() -> ExitCode {
     let environment = Environment::read();
     if environment.arguments.get(1).is_some_and(|first| first == crate::policy::cage::ARGUMENT) {
-        return crate::policy::cage::serve();
+        return crate::policy::cage::serve(environment.arguments.get(2).and_then(|seconds| seconds.to_str()));
     }
     if environment.arguments.get(1).is_some_and(|first| first == crate::executor::supervise::ARGUMENT) {
         return crate::executor::supervise::serve(environment.arguments.get(2).map(std::ffi::OsString::as_os_str));
@@ -110,6 +119,12 @@ pub fn main() -> ExitCode {
 }
 
 fn execute(environment: &Environment, command: Command, ui: &mut Ui) -> Result<u8, CommandError> {
+    // Another repository is asked for, and there need not be one here.
+    if let Command::Hooks(args) = &command
+        && let Some(server) = args.server()
+    {
+        return hooks::serve(&hooks::open_server(server)?, args, ui);
+    }
     let store = match &command {
         Command::Hook(args) if args.receives() => environment.open_quarantined()?,
         Command::Verify(_) => environment.open_to_read()?,
@@ -129,6 +144,9 @@ fn execute(environment: &Environment, command: Command, ui: &mut Ui) -> Result<u
         Command::Cache(args) => cache::run(&context, &args, ui),
         Command::Verify(args) => verify::run(&context, &args, ui),
         Command::Hook(args) => hook::run(&context, &args, ui),
+        Command::Hooks(args) => hooks::run(&context, &args, ui),
+        Command::Attest(args) => attest::run(&context, &args, ui),
+        Command::Doctor(args) => doctor::run(&context, &args, ui),
     }
 }
 

@@ -199,6 +199,15 @@ codes! {
     TreeUnreadable = "tree-unreadable": "A commit, tree or file of what is verified cannot be read.",
     EvidenceNotUploaded = "evidence-not-uploaded": "The evidence could not be pushed before what rests on it.",
     MemoInvalid = "memo-invalid": "A memoized decision is not what its key says, and was not used.",
+    #[unreadable] SettingInvalid = "setting-invalid": "A setting of git cbia has a value that means nothing.",
+    #[unreadable] SignersInvalid = "signers-invalid": "A file of allowed signers has a line that git cannot use, or names nobody.",
+    SigningUnavailable = "signing-unavailable": "git has no key that it could sign with, or could not use it.",
+    AttestationInvalid = "attestation-invalid": "An attestation does not count: it is not a signature of this run by an allowed signer.",
+    AttestationMissing = "attestation-missing": "A run is attested by fewer allowed signers than it needs.",
+    HookBlocked = "hook-blocked": "A hook cannot be installed or removed without losing something.",
+    HookManaged = "hook-managed": "A hook manager writes the hooks here; its own configuration has to call git cbia.",
+    HookInactive = "hook-inactive": "git does not run the hook of git cbia here.",
+    Unprotected = "unprotected": "Something that should protect this repository does not, or cannot be seen from here.",
 }
 
 impl fmt::Display for Code {

@@ -2,6 +2,7 @@
 //!
 //! gix stays behind this floor; nothing above it names a gix type but [`Oid`].
 
+pub mod attest;
 mod beneath;
 pub mod cache;
 mod clean;
@@ -12,6 +13,7 @@ mod error;
 mod fixture;
 pub mod git;
 pub mod history;
+pub mod hooks;
 pub mod ledger;
 pub mod lock;
 pub mod materialise;

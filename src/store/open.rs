@@ -194,10 +194,10 @@ impl Store {
         self.repo.config_snapshot().string(key).map(|value| value.to_str_lossy().into_owned())
     }
 
-    /// Every value of a configuration key, in the order git reads them.
+    /// Every value of a setting that may be given more than once, in order.
     pub fn config_strings(&self, key: &str) -> Vec<String> {
         let values = self.repo.config_snapshot().plumbing().strings(key).unwrap_or_default();
-        values.into_iter().map(|value| value.to_str_lossy().into_owned()).collect()
+        values.iter().map(|value| value.to_str_lossy().into_owned()).collect()
     }
 
     /// A boolean configuration value as git reads it; `None` if unset or not a boolean.

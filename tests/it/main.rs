@@ -1,10 +1,13 @@
 //! The one integration test binary: the real program against real git.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests, which the lint does not see as tests")]
 
+mod attest;
 mod commands;
 mod concurrency;
 mod determinism;
+mod doctor;
 mod executor;
+mod hooks;
 mod keys;
 mod main_job;
 mod phases;
