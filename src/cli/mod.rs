@@ -8,15 +8,19 @@ mod environment;
 mod error;
 mod export;
 mod format;
+mod hook;
 mod hooks;
 mod init;
 mod log;
 mod policy;
+mod pre_push;
+mod pre_receive;
 mod promote;
 mod run;
 mod show;
 mod status;
 mod ui;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -55,6 +59,8 @@ enum Command {
     Authority(authority::Args),
     Policy(policy::Args),
     Cache(cache::Args),
+    Verify(verify::Args),
+    Hook(hook::Args),
     Hooks(hooks::Args),
     Attest(attest::Args),
     Doctor(doctor::Args),
@@ -73,6 +79,8 @@ impl Command {
             Command::Authority(_) => "authority",
             Command::Policy(_) => "policy",
             Command::Cache(_) => "cache",
+            Command::Verify(_) => "verify",
+            Command::Hook(_) => "hook",
             Command::Hooks(_) => "hooks",
             Command::Attest(_) => "attest",
             Command::Doctor(_) => "doctor",
@@ -117,7 +125,11 @@ fn execute(environment: &Environment, command: Command, ui: &mut Ui) -> Result<u
     {
         return hooks::serve(&hooks::open_server(server)?, args, ui);
     }
-    let store = environment.open()?;
+    let store = match &command {
+        Command::Hook(args) if args.receives() => environment.open_quarantined()?,
+        Command::Verify(_) => environment.open_to_read()?,
+        _ => environment.open()?,
+    };
     let context = Context { environment, store: &store };
     match command {
         Command::Init(args) => init::run(&context, &args, ui),
@@ -130,6 +142,8 @@ fn execute(environment: &Environment, command: Command, ui: &mut Ui) -> Result<u
         Command::Authority(args) => authority::run(&context, &args, ui),
         Command::Policy(args) => policy::run(&context, &args, ui),
         Command::Cache(args) => cache::run(&context, &args, ui),
+        Command::Verify(args) => verify::run(&context, &args, ui),
+        Command::Hook(args) => hook::run(&context, &args, ui),
         Command::Hooks(args) => hooks::run(&context, &args, ui),
         Command::Attest(args) => attest::run(&context, &args, ui),
         Command::Doctor(args) => doctor::run(&context, &args, ui),

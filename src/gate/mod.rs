@@ -6,6 +6,7 @@ pub mod closure;
 pub mod order;
 pub mod paths;
 pub mod promotion;
+pub mod push;
 pub mod signers;
 
 use crate::document::digest::Digest;
