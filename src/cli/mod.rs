@@ -8,6 +8,7 @@ mod environment;
 mod error;
 mod export;
 mod format;
+mod gc;
 mod hook;
 mod hooks;
 mod init;
@@ -64,6 +65,7 @@ enum Command {
     Hooks(hooks::Args),
     Attest(attest::Args),
     Doctor(doctor::Args),
+    Gc(gc::Args),
 }
 
 impl Command {
@@ -84,6 +86,7 @@ impl Command {
             Command::Hooks(_) => "hooks",
             Command::Attest(_) => "attest",
             Command::Doctor(_) => "doctor",
+            Command::Gc(_) => "gc",
         }
     }
 }
@@ -147,6 +150,7 @@ fn execute(environment: &Environment, command: Command, ui: &mut Ui) -> Result<u
         Command::Hooks(args) => hooks::run(&context, &args, ui),
         Command::Attest(args) => attest::run(&context, &args, ui),
         Command::Doctor(args) => doctor::run(&context, &args, ui),
+        Command::Gc(args) => gc::run(&context, &args, ui),
     }
 }
 

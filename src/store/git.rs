@@ -238,6 +238,17 @@ impl Store {
         }
     }
 
+    /// What a git command on this repository prints. Its arguments are ours; what is long goes to its standard input.
+    pub(in crate::store) fn answer(&self, what: &'static str, arguments: &[&str], input: &[u8]) -> Result<String, GitError> {
+        let mut command = self.git();
+        command.arg(what).args(arguments);
+        let output = self.run_git(what, command, input)?;
+        match output.status.success() {
+            true => Ok(output.stdout.to_str_lossy().into_owned()),
+            false => Err(GitError::Failed { what, stderr: output.stderr.trim().to_str_lossy().into_owned() }),
+        }
+    }
+
     /// Writes a commit by the identity and at the time that git itself takes, or refuses to take; signed where git is configured to sign.
     pub(in crate::store) fn commit_as_operator(
         &self,

@@ -11,6 +11,7 @@ pub mod durable;
 mod error;
 #[cfg(test)]
 mod fixture;
+pub mod gc;
 pub mod git;
 pub mod history;
 pub mod hooks;
