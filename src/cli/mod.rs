@@ -4,9 +4,12 @@ mod authority;
 mod cache;
 mod environment;
 mod error;
+mod fetch;
 mod init;
+mod ledger;
 mod log;
 mod policy;
+mod push;
 mod run;
 mod show;
 mod status;
@@ -47,6 +50,9 @@ enum Command {
     Authority(authority::Args),
     Policy(policy::Args),
     Cache(cache::Args),
+    Push(push::Args),
+    Fetch(fetch::Args),
+    Ledger(ledger::Args),
 }
 
 impl Command {
@@ -60,6 +66,9 @@ impl Command {
             Command::Authority(_) => "authority",
             Command::Policy(_) => "policy",
             Command::Cache(_) => "cache",
+            Command::Push(_) => "push",
+            Command::Fetch(_) => "fetch",
+            Command::Ledger(_) => "ledger",
         }
     }
 }
@@ -106,6 +115,9 @@ fn execute(environment: &Environment, command: Command, ui: &mut Ui) -> Result<u
         Command::Authority(args) => authority::run(&context, &args, ui),
         Command::Policy(args) => policy::run(&context, &args, ui),
         Command::Cache(args) => cache::run(&context, &args, ui),
+        Command::Push(args) => push::run(&context, &args, ui),
+        Command::Fetch(args) => fetch::run(&context, &args, ui),
+        Command::Ledger(args) => ledger::run(&context, &args, ui),
     }
 }
 

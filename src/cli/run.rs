@@ -7,6 +7,7 @@ use crate::document::phase::Phase;
 use crate::document::record::PhaseStatus;
 use crate::pipeline::inputs::From;
 use crate::pipeline::run::{Ended, Mode, Options, Report, run as run_pipeline};
+use crate::store::share::Sharing;
 
 /// Lock, admit and generate, or replay what is known.
 ///
@@ -26,6 +27,9 @@ pub struct Args {
     /// Execute GEN this many times, and fail if it does not do the same each time. Replays and stores as usual otherwise.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000), conflicts_with = "dry_run")]
     repeat: u32,
+    /// Do not ask the remotes of cbia.remote, and push nothing.
+    #[arg(long)]
+    offline: bool,
 }
 
 /// How many artifacts are listed; `--json` gives all of them.
@@ -33,7 +37,11 @@ const MAX_LISTED: usize = 20;
 
 pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, CommandError> {
     let mode = if args.dry_run { Mode::DryRun } else { Mode::Run };
-    let report = pipeline(context, args.commit.as_deref(), mode, args.force, args.repeat)?;
+    let sharing = if args.offline || args.dry_run { None } else { Some(context.store.sharing()?) };
+    let mut report = pipeline(context, args.commit.as_deref(), mode, args.force, args.repeat, sharing.as_ref())?;
+    if let Some(sharing) = &sharing {
+        report.document.findings.extend(super::push::after_run(context, sharing));
+    }
     ui.findings(&report.document.findings);
     if report.document.event != Event::Replayed {
         super::status::print_misses(&report.document, ui);
@@ -69,6 +77,7 @@ pub fn pipeline(
     mode: Mode,
     force: bool,
     repeat: u32,
+    elsewhere: Option<&Sharing>,
 ) -> Result<Report, CommandError> {
     let from = match commit {
         Some(rev) => From::Tree(context.store.tree_of(&context.store.resolve(rev)?)?),
@@ -81,7 +90,8 @@ pub fn pipeline(
     let cage = context.environment.cage();
     let executor = context.environment.executor()?;
     let host = context.environment.host();
-    Ok(run_pipeline(context.store, &Options { from, executor, mode, force, cage: &cage, host: &host, repeat })?)
+    let options = Options { from, executor, mode, force, cage: &cage, host: &host, repeat, elsewhere };
+    Ok(run_pipeline(context.store, &options)?)
 }
 
 /// The exit code of a pipeline's end.

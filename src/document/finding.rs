@@ -157,6 +157,13 @@ codes! {
     ArtifactBlocked = "artifact-blocked": "Something stands in the way of a file that is to be written.",
     LockStale = "lock-stale": "A lock that a killed process left was put aside.",
     LedgerTorn = "ledger-torn": "The newest ledger record was torn and was left out.",
+    LedgerRewound = "ledger-rewound": "A ledger on a remote has lost records that it had before.",
+    LedgerDeleted = "ledger-deleted": "A ledger that was on a remote is there no more.",
+    #[unreadable] SettingInvalid = "setting-invalid": "A setting of git cbia has a value that it cannot have.",
+    RemoteUnreachable = "remote-unreachable": "A remote could not be asked, or did not take what was pushed.",
+    SharedRefused = "shared-refused": "What a remote offers is not what its name says, and was not used.",
+    SharedConflict = "shared-conflict": "A remote holds another result under a key that is known here.",
+    SharedUntrusted = "shared-untrusted": "What a remote offers is not attested by an allowed signer, and was not used.",
     PhaseNotRun = "phase-not-run": "A phase is configured that this version does not run.",
     MemoInvalid = "memo-invalid": "A memoized decision is not what its key says, and was not used.",
 }

@@ -17,6 +17,7 @@ use crate::phase::r#gen::{self, Executed, Produced};
 use crate::policy::Cage;
 use crate::store::Store;
 use crate::store::materialise::Materialised;
+use crate::store::share::{Sharing, Wanted};
 
 /// How far a command goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,6 +46,8 @@ pub struct Options<'a> {
     pub host: &'a Host<'a>,
     /// How many times GEN is executed, to see whether it does the same each time; once if at all where this is 1.
     pub repeat: u32,
+    /// Where else is asked on a miss.
+    pub elsewhere: Option<&'a Sharing>,
 }
 
 /// How a command ended.
@@ -148,7 +151,7 @@ pub fn run(store: &Store, options: &Options<'_>) -> Result<Report, PipelineError
 
     // One execution per key: whoever comes second finds what the first has stored.
     let guard = store.lock(&format!("gen-{}", key.digest()), None)?;
-    if let Some(work) = known(&admitted, &mut settle)? {
+    if let Some(work) = known_or_fetched(&admitted, &mut settle, options)? {
         match settle.admitted(&admitted, work)? {
             Ok(report) => return Ok(report),
             Err(finding) => settle.refuse_stored(&admitted, finding)?,
@@ -208,6 +211,17 @@ fn repeat(
         }
     }
     Ok(Ok(Some(first)))
+}
+
+/// As [`known`]; on a miss the remotes are asked, by the one process that holds the key's lock. What they have is then held against this state
+/// as anything else that is stored. Where GEN was executed several times, its result is at hand.
+fn known_or_fetched(admitted: &Admitted<'_>, settle: &mut Settle<'_>, options: &Options<'_>) -> Result<Option<Work>, PipelineError> {
+    let found = known(admitted, settle)?;
+    let (None, Some(sharing), 1) = (&found, options.elsewhere, options.repeat) else { return Ok(found) };
+    let keys = [admitted.key.digest()];
+    let wanted = Wanted { run: Some((admitted.state_key, admitted.executor_key)), keys: &keys };
+    settle.findings.extend(admitted.store.look_up(sharing, &wanted));
+    known(admitted, settle)
 }
 
 /// What is known of this state: its run, or at least GEN's output. Whatever cannot be believed is told, put aside, and not used.

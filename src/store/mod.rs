@@ -10,6 +10,7 @@ mod error;
 #[cfg(test)]
 mod fixture;
 pub mod git;
+pub mod history;
 pub mod ledger;
 pub mod lock;
 pub mod materialise;
@@ -19,6 +20,7 @@ pub mod open;
 pub mod pack;
 pub mod refs;
 pub mod runs;
+pub mod share;
 pub mod snapshot;
 mod stage;
 mod stat;

@@ -10,6 +10,7 @@ mod main_job;
 mod poison;
 mod policy_cage;
 mod refusals;
+mod share;
 mod support;
 mod tidy;
 mod usage;

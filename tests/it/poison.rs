@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::support::{LEDGER, NOTE, NOTE_TEXT, Ran, Repo};
 
 /// One tree entry, for `git hash-object --literally`: mode, name, object id.
-fn raw_tree(repo: &Repo, entries: &[(&str, &str, &str)]) -> String {
+pub fn raw_tree(repo: &Repo, entries: &[(&str, &str, &str)]) -> String {
     let mut raw = Vec::new();
     for (mode, name, id) in entries {
         raw.extend_from_slice(format!("{mode} {name}\0").as_bytes());
@@ -16,12 +16,12 @@ fn raw_tree(repo: &Repo, entries: &[(&str, &str, &str)]) -> String {
     repo.git_with(["hash-object", "-t", "tree", "--literally", "-w", "--stdin"], &raw)
 }
 
-fn blob(repo: &Repo, text: impl AsRef<[u8]>) -> String {
+pub fn blob(repo: &Repo, text: impl AsRef<[u8]>) -> String {
     repo.git_with(["hash-object", "-w", "--stdin"], text.as_ref())
 }
 
 /// The tree of `commit` with the files of `changes` put into it, or with `None` taken out.
-fn changed_tree(repo: &Repo, commit: &str, changes: &[(&str, Option<&str>)]) -> String {
+pub fn changed_tree(repo: &Repo, commit: &str, changes: &[(&str, Option<&str>)]) -> String {
     let index = repo.outside().join("index");
     let repo = repo.with("GIT_INDEX_FILE", index.to_str());
     repo.git(["read-tree", commit]);
@@ -40,7 +40,7 @@ fn changed_tree(repo: &Repo, commit: &str, changes: &[(&str, Option<&str>)]) -> 
 }
 
 /// The same commit on another tree.
-fn on_tree(repo: &Repo, commit: &str, tree: &str) -> String {
+pub fn on_tree(repo: &Repo, commit: &str, tree: &str) -> String {
     let text = repo.git(["cat-file", "commit", commit]);
     let (_, rest) = text.split_once('\n').unwrap();
     repo.git_with(["hash-object", "-t", "commit", "-w", "--stdin"], format!("tree {tree}\n{rest}\n").as_bytes())
