@@ -116,7 +116,9 @@ impl From<ShareError> for CommandError {
                 let hint = "what was taken before is there; run the command again";
                 Self::all(exit::MOVED, vec![Finding::error(Code::RemoteUnreachable, spelled(&error)).hint(hint)])
             }
-            ShareError::NothingSeen { .. } => Self::failed(exit::UNREADABLE, &error, Some("git cbia fetch remembers what it sees")),
+            ShareError::NothingSeen { .. } => {
+                Self::failed(exit::UNREADABLE, &error, Some("git cbia fetch remembers what it sees"))
+            }
         }
     }
 }

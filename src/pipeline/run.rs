@@ -215,7 +215,11 @@ fn repeat(
 
 /// As [`known`]; on a miss the remotes are asked, by the one process that holds the key's lock. What they have is then held against this state
 /// as anything else that is stored. Where GEN was executed several times, its result is at hand.
-fn known_or_fetched(admitted: &Admitted<'_>, settle: &mut Settle<'_>, options: &Options<'_>) -> Result<Option<Work>, PipelineError> {
+fn known_or_fetched(
+    admitted: &Admitted<'_>,
+    settle: &mut Settle<'_>,
+    options: &Options<'_>,
+) -> Result<Option<Work>, PipelineError> {
     let found = known(admitted, settle)?;
     let (None, Some(sharing), 1) = (&found, options.elsewhere, options.repeat) else { return Ok(found) };
     let keys = [admitted.key.digest()];

@@ -145,11 +145,7 @@ impl Store {
     }
 
     /// Gives `write` the record of a merge that joins `count` other ledgers.
-    fn with_merge<T>(
-        &self,
-        count: usize,
-        write: impl FnOnce(&Append<'_>) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+    fn with_merge<T>(&self, count: usize, write: impl FnOnce(&Append<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let record = Record {
             schema_version: SCHEMA_VERSION.into(),
             event: RecordEvent::Merged,

@@ -94,13 +94,7 @@ macro_rules! through_store {
     };
 }
 
-through_store!(
-    super::refs::RefError,
-    super::object::ObjectError,
-    super::tree::TreeError,
-    super::lock::LockError,
-    GitError
-);
+through_store!(super::refs::RefError, super::object::ObjectError, super::tree::TreeError, super::lock::LockError, GitError);
 
 /// A remote: a configured one, an address, or a path.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -209,7 +203,7 @@ impl Store {
     /// The settings of sharing.
     pub fn sharing(&self) -> Result<Sharing, ShareError> {
         let text = |key: &str| self.config_string(key).filter(|value| !value.is_empty());
-        let remotes = self.config_strings("cbia.remote").iter().map(|given| self.remote("cbia.remote", given));
+        let remotes = self.config_strings("cbia.remote").into_iter().map(|given| self.remote("cbia.remote", &given));
         let remotes = remotes.collect::<Result<Vec<_>, _>>()?;
         let push_remote = match text("cbia.pushRemote") {
             Some(given) => Some(self.remote("cbia.pushRemote", &given)?),
@@ -235,7 +229,8 @@ impl Store {
         let writer = match text("cbia.writer") {
             Some(name) if slug(&name) == name => name,
             Some(value) => {
-                let wanted = "it may have small letters, digits, '.', '-' and '_', must begin with a letter or digit, and end with one";
+                let wanted =
+                    "it may have small letters, digits, '.', '-' and '_', must begin with a letter or digit, and end with one";
                 return Err(ShareError::Setting { key: "cbia.writer", value, wanted });
             }
             None => slug(&self.signature(Role::Committer).email),
@@ -244,7 +239,8 @@ impl Store {
             None => None,
             Some(name) if slug(&name) == name => Some(Space(format!("ns/{name}/"))),
             Some(value) => {
-                let wanted = "it may have small letters, digits, '.', '-' and '_', must begin with a letter or digit, and end with one";
+                let wanted =
+                    "it may have small letters, digits, '.', '-' and '_', must begin with a letter or digit, and end with one";
                 return Err(ShareError::Setting { key: "cbia.cacheNamespace", value, wanted });
             }
         };

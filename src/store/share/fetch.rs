@@ -168,7 +168,8 @@ impl Store {
             "--refmap=",
         ];
         // Only ledgers have a history that both sides know; naming what else is here would cost more than it saves.
-        let known: BTreeSet<Oid> = self.ledger_tip()?.into_iter().chain(self.seen_ledgers()?.into_iter().map(|(_, id)| id)).collect();
+        let known: BTreeSet<Oid> =
+            self.ledger_tip()?.into_iter().chain(self.seen_ledgers()?.into_iter().map(|(_, id)| id)).collect();
         let wants_ledgers = refspecs.iter().any(|refspec| refspec.contains(INCOMING));
         let mut arguments: Vec<String> = OPTIONS.iter().map(|option| (*option).to_owned()).collect();
         let mut settings = Vec::new();
@@ -250,7 +251,9 @@ impl Store {
             let key = key.ok_or_else(|| refuse("its name is not a key".into()))?;
             let name: RefName = at.parse().map_err(|error| refuse(spelled(&error)))?;
             if sharing.signed {
-                return Err(Finding::error(Code::SharedUntrusted, "cbia.trust is signed, and cache entries are not attested").at(&at));
+                return Err(
+                    Finding::error(Code::SharedUntrusted, "cbia.trust is signed, and cache entries are not attested").at(&at)
+                );
             }
             let entry = self.check_entry(&key, &name, id).map_err(|finding| refuse(finding.message))?;
             match entry.meta.key_data.phase {
@@ -371,7 +374,8 @@ fn run_name(rest: &str) -> Option<RunName> {
 
 /// The refs of a line ` ! [rejected]  <remote ref> -> <local ref>  (<reason>)`.
 fn rejected(line: &str) -> Option<(String, String)> {
-    let (_, refs) = line.strip_prefix(" ! [rejected]")?.trim().split_once("refs/").map(|(_, rest)| ((), format!("refs/{rest}")))?;
+    let (_, refs) =
+        line.strip_prefix(" ! [rejected]")?.trim().split_once("refs/").map(|(_, rest)| ((), format!("refs/{rest}")))?;
     let (from, rest) = refs.split_once(" -> ")?;
     Some((from.trim().to_owned(), rest.split_whitespace().next()?.to_owned()))
 }

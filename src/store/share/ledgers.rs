@@ -81,11 +81,8 @@ impl Store {
             }
         }
         for (writer, tip) in seen.iter().filter(|(writer, _)| complete && !incoming.contains_key(*writer)) {
-            let message = format!(
-                "the ledger of {writer} is no more on {}: it was at {} before",
-                remote.shown(),
-                tip.to_hex_with_len(12)
-            );
+            let message =
+                format!("the ledger of {writer} is no more on {}: it was at {} before", remote.shown(), tip.to_hex_with_len(12));
             let finding = Finding::error(Code::LedgerDeleted, message).at(format!("{}ledgers/{writer}", space.remote()));
             findings.push(finding.hint(restore_hint(remote)));
         }
@@ -134,11 +131,7 @@ impl Store {
     }
 
     /// What a remote must be given so that it holds again every record that was seen there: its ledgers by writer, and the tip to push.
-    pub(super) fn ledgers_to_restore(
-        &self,
-        sharing: &Sharing,
-        remote: &Remote,
-    ) -> Result<Vec<(String, Oid)>, ShareError> {
+    pub(super) fn ledgers_to_restore(&self, sharing: &Sharing, remote: &Remote) -> Result<Vec<(String, Oid)>, ShareError> {
         let space = sharing.writes_to();
         let incoming = directly_below(self, &format!("{INCOMING}{}ledgers/", space.0))?;
         let mut restored = Vec::new();

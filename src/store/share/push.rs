@@ -27,8 +27,7 @@ const LOCK_WAIT: Duration = Duration::from_secs(600);
 /// A push that nobody asked for may take this many times as long as a lookup.
 const UNASKED: u32 = 6;
 /// What a remote says when trying again is of no use.
-const FINAL: [&str; 7] =
-    ["hook declined", "hidden ref", "unpacker error", "prohibited", "protected", "not allowed", "denied"];
+const FINAL: [&str; 7] = ["hook declined", "hidden ref", "unpacker error", "prohibited", "protected", "not allowed", "denied"];
 
 /// What a push gave.
 #[derive(Clone, Default, Debug)]
@@ -110,7 +109,9 @@ impl Store {
             }
             self.learn(sharing, remote, &space, bounds, &rejected, &mut pushed.findings)?;
             // What is another object there was told, and cannot be pushed.
-            left_out.extend(rejected.iter().filter(|(rest, why)| *rest != own && why.starts_with(OURS)).map(|(rest, _)| (*rest).to_owned()));
+            left_out.extend(
+                rejected.iter().filter(|(rest, why)| *rest != own && why.starts_with(OURS)).map(|(rest, _)| (*rest).to_owned()),
+            );
             if rejected.iter().any(|(rest, _)| !left_out.contains(*rest)) {
                 std::thread::sleep(pause(pushed.tries));
             }
@@ -133,7 +134,9 @@ impl Store {
             let prefix = remote.tracking(space);
             for kind in ["runs/", "cache/", "attestations/"] {
                 let refs = self.refs_under(&format!("{prefix}{kind}"))?;
-                known.extend(refs.into_iter().filter_map(|(name, id)| Some((name.as_str().strip_prefix(&prefix)?.to_owned(), id))));
+                known.extend(
+                    refs.into_iter().filter_map(|(name, id)| Some((name.as_str().strip_prefix(&prefix)?.to_owned(), id))),
+                );
             }
         }
         let mut outgoing = BTreeMap::new();
@@ -244,8 +247,7 @@ impl Store {
         }
         self.git_fetch(remote, sharing.attended(), &[Self::ledgers_refspec(&space, None)], &mut Vec::new())?;
         let restored = self.ledgers_to_restore(sharing, remote)?;
-        let outgoing: BTreeMap<String, Oid> =
-            restored.iter().map(|(writer, tip)| (format!("ledgers/{writer}"), *tip)).collect();
+        let outgoing: BTreeMap<String, Oid> = restored.iter().map(|(writer, tip)| (format!("ledgers/{writer}"), *tip)).collect();
         if !outgoing.is_empty() {
             let outcomes = self.push_staged(remote, &space, &outgoing, sharing.attended())?;
             let refused = outcomes.iter().find_map(|outcome| Some((outcome.rest.clone(), outcome.why.clone()?)));

@@ -66,7 +66,8 @@ impl Store {
             }
             let facts: BTreeMap<String, String> = trailers(&commit).into_iter().collect();
             let fact = |key: &str| facts.get(key).map(String::as_str).unwrap_or_default();
-            if fact("Cbia-State-Key") != name.state_key.to_string() || fact("Cbia-Executor-Key") != name.executor_key.to_string() {
+            if fact("Cbia-State-Key") != name.state_key.to_string() || fact("Cbia-Executor-Key") != name.executor_key.to_string()
+            {
                 return Err(format!("the commit {} belongs to another run", id.to_hex_with_len(12)));
             }
             let phase = Phase::from_name(fact("Cbia-Phase"));

@@ -126,7 +126,9 @@ fn an_unreachable_remote_is_a_warning_and_the_run_goes_on() {
     // A server that takes the connection, and never says a word.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = format!("http://{}/x.git", silent.local_addr().unwrap());
-    for (remote, said) in [("../nowhere.git", "cannot fetch from"), (silent.as_str(), "took longer than 1 s"), ("ext::sh -c x", "cannot fetch")] {
+    for (remote, said) in
+        [("../nowhere.git", "cannot fetch from"), (silent.as_str(), "took longer than 1 s"), ("ext::sh -c x", "cannot fetch")]
+    {
         let repo = Repo::tiny();
         repo.git(["config", "cbia.remote", remote]);
         repo.git(["config", "cbia.remoteTimeout", "1"]);
@@ -170,7 +172,10 @@ fn a_run_is_pushed_when_it_is_asked_for_once_and_for_all() {
     ada.git(["config", "cbia.push", "on-run"]);
     ada.run();
     assert_eq!((bare.refs("refs/cbia/runs").len(), bare.refs("refs/cbia/ledgers").len()), (1, 1));
-    assert_eq!(bare.only_ref("refs/cbia/ledgers"), ("refs/cbia/ledgers/ada-example.org".into(), ada.git(["rev-parse", "refs/cbia/ledger"])));
+    assert_eq!(
+        bare.only_ref("refs/cbia/ledgers"),
+        ("refs/cbia/ledgers/ada-example.org".into(), ada.git(["rev-parse", "refs/cbia/ledger"]))
+    );
     assert!(ada.cbia(["push"]).ok().stdout.contains("has everything already"));
     // A push that fails takes nothing from the run.
     std::fs::rename(bare.path(), bare.outside().join("away.git")).unwrap();
@@ -240,7 +245,9 @@ fn a_lost_ledger_is_told_and_given_back() {
     eve.git(["push", "-q", "-f", "team", &format!("refs/cbia/ledger:{name}")]);
     let other = bare.git(["rev-parse", name]);
     let ran = bob.cbia(["fetch", "--json"]).exits(1);
-    assert!(ran.finding("ledger-rewound")["message"].as_str().unwrap().contains("refs/cbia/refused/ledgers/team/ada-example.org/"));
+    assert!(
+        ran.finding("ledger-rewound")["message"].as_str().unwrap().contains("refs/cbia/refused/ledgers/team/ada-example.org/")
+    );
     restored(&bob);
     let parents = bare.git(["log", "-1", "--format=%P", name]);
     assert_eq!(parents, format!("{other} {whole}"));
