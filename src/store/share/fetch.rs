@@ -162,7 +162,8 @@ impl Store {
             "--no-recurse-submodules",
             "--no-write-fetch-head",
             "--no-auto-maintenance",
-            "--no-show-forced-updates",
+            // Without this check a ref that was replaced would be taken as one that has grown.
+            "--show-forced-updates",
             "--no-progress",
             // The user's own branches are not touched on the way.
             "--refmap=",

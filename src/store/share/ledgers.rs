@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::{Remote, ShareError, Sharing, Space};
 use crate::document::finding::{Code, Finding, spelled};
-use crate::store::history::before;
 use crate::store::ledger::RECORD_PATH;
 use crate::store::refs::RefName;
 use crate::store::{Oid, Store, StoreError};
@@ -94,7 +93,14 @@ impl Store {
         if known == Some(tip) {
             return Ok(Some(0));
         }
-        let commits = self.ledger_walk(&[tip], &known.into_iter().collect::<HashSet<_>>()).map_err(|error| spelled(&error))?;
+        let holds = match known {
+            Some(known) => self.ledger_holds(tip, known).map_err(|error| spelled(&error))?,
+            None => true,
+        };
+        // What another ledger has brought here already is no news.
+        let here = self.seen_ledgers().map_err(|error| spelled(&error))?.into_iter().map(|(_, tip)| tip);
+        let own = self.ledger_tip().map_err(|error| spelled(&error))?;
+        let commits = self.ledger_walk(&[tip], &here.chain(own).collect::<HashSet<_>>()).map_err(|error| spelled(&error))?;
         let path = RECORD_PATH.parse().map_err(|error| spelled(&error))?;
         let mut records = 0;
         for (id, commit) in &commits {
@@ -106,7 +112,6 @@ impl Store {
             }
         }
         self.ledger_record(&tip).map_err(|error| spelled(&error))?;
-        let holds = known.is_none_or(|known| commits.values().any(|commit| before(commit).contains(&known)));
         Ok(holds.then_some(records))
     }
 

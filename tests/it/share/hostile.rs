@@ -80,7 +80,8 @@ struct Lie {
     tell: fn(&Repo),
     /// Settings of the clone that is lied to.
     settings: &'static [(&'static str, &'static str)],
-    code: &'static str,
+    /// One of these: what its objects alone do not show is found when it is held against the state.
+    codes: &'static [&'static str],
     says: &'static str,
 }
 
@@ -89,42 +90,42 @@ const LIES: &[Lie] = &[
         what: "an altered artifact in a run",
         tell: |bare| rewrite_run(bare, &[(NOTE, Some("evil\n"))]),
         settings: &[],
-        code: "run-invalid",
-        says: "is not what this state and its artifacts come to",
+        codes: &["run-invalid", "shared-refused"],
+        says: "is refused",
     },
     Lie {
         what: "altered metadata in a run",
         tell: |bare| rewrite_run(bare, &[("execution/gen/outputs.json", Some("{}\n"))]),
         settings: &[],
-        code: "shared-refused",
+        codes: &["shared-refused"],
         says: "is refused",
     },
     Lie {
         what: "an artifact that is not there",
         tell: |bare| rewrite_run(bare, &[(NOTE, None)]),
         settings: &[],
-        code: "shared-refused",
+        codes: &["shared-refused"],
         says: "lacks the artifact",
     },
     Lie {
         what: "a snapshot of another state",
         tell: |bare| rewrite_run(bare, &[("inputs/data/words.txt", Some("evil\n"))]),
         settings: &[],
-        code: "shared-refused",
+        codes: &["shared-refused"],
         says: "not the one it is stored under",
     },
     Lie {
         what: "an altered artifact in a cache entry",
         tell: |bare| rewrite_entry(bare, &[("artifacts/out/note.txt", Some("evil\n"))]),
         settings: &[],
-        code: "shared-refused",
+        codes: &["shared-refused"],
         says: "does not have the hash and size that cache.meta.json gives",
     },
     Lie {
         what: "a file more in a cache entry",
         tell: |bare| rewrite_entry(bare, &[("artifacts/out/more.txt", Some("evil\n"))]),
         settings: &[],
-        code: "shared-refused",
+        codes: &["shared-refused"],
         says: "which cache.meta.json does not name",
     },
     Lie {
@@ -135,7 +136,7 @@ const LIES: &[Lie] = &[
             bare.git(["update-ref", &name, "refs/heads/main"]);
         },
         settings: &[],
-        code: "shared-refused",
+        codes: &["shared-refused"],
         says: "is not one that git cbia writes",
     },
     Lie {
@@ -146,7 +147,7 @@ const LIES: &[Lie] = &[
             bare.git(["update-ref", &name, &blob(bare, "evil\n")]);
         },
         settings: &[],
-        code: "shared-refused",
+        codes: &["shared-refused"],
         says: "is a blob, not a commit",
     },
     Lie {
@@ -158,14 +159,14 @@ const LIES: &[Lie] = &[
             bare.git(["update-ref", &name, &entry]);
         },
         settings: &[],
-        code: "shared-refused",
+        codes: &["shared-refused"],
         says: "belongs to another run",
     },
     Lie {
         what: "an endless tree",
         tell: |bare| with_folder(bare, "zoo", &bomb(bare)),
         settings: &[],
-        code: "shared-refused",
+        codes: &["shared-refused"],
         says: "more than 100000 files and folders",
     },
     Lie {
@@ -175,7 +176,7 @@ const LIES: &[Lie] = &[
             with_folder(bare, "zoo", &tree);
         },
         settings: &[],
-        code: "shared-refused",
+        codes: &["shared-refused"],
         says: "a\\\\b",
     },
     Lie {
@@ -185,7 +186,7 @@ const LIES: &[Lie] = &[
             with_folder(bare, "zoo", &tree);
         },
         settings: &[],
-        code: "remote-unreachable",
+        codes: &["remote-unreachable"],
         says: "hasDotgit",
     },
     Lie {
@@ -197,7 +198,7 @@ const LIES: &[Lie] = &[
             lose(bare, &id);
         },
         settings: &[],
-        code: "remote-unreachable",
+        codes: &["remote-unreachable"],
         says: "cannot fetch from",
     },
     Lie {
@@ -207,14 +208,14 @@ const LIES: &[Lie] = &[
             rewrite_run(bare, &[("zoo.txt", Some(&noise))]);
         },
         settings: &[("cbia.maxFetchBytes", "100k")],
-        code: "remote-unreachable",
+        codes: &["remote-unreachable"],
         says: "the remote sent more than 102400 bytes",
     },
     Lie {
         what: "few bytes that become many",
         tell: |bare| rewrite_run(bare, &[("zoo.txt", Some(&"0".repeat(64 << 20)))]),
         settings: &[("cbia.maxFetchBytes", "1m")],
-        code: "shared-refused",
+        codes: &["shared-refused"],
         says: "has 67108864 bytes, more than",
     },
 ];
@@ -230,7 +231,9 @@ fn nothing_of_a_lie_is_used() {
         }
         let ran = bob.cbia(["run", "--json"]).ok();
         assert_eq!(ran.gen_status(), "executed", "{}: {}", lie.what, ran.stdout);
-        let finding = ran.finding(lie.code);
+        let codes = ran.codes();
+        assert!(codes.len() == 1 && lie.codes.contains(&codes[0].as_str()), "{}: {}", lie.what, ran.stdout);
+        let finding = ran.finding(&codes[0]);
         assert_eq!(finding["severity"], "warning", "{}", lie.what);
         assert!(finding.to_string().contains(lie.says), "{}: {finding}", lie.what);
         assert_eq!(bob.read(NOTE), NOTE_TEXT, "{}", lie.what);

@@ -83,11 +83,20 @@ fn a_second_clone_replays_exactly_the_run_that_it_needs() {
     assert_eq!(ran.codes(), Vec::<String>::new());
     // The capabilities, the refs of that name, and their objects.
     assert_eq!(requests, 3);
-    assert!(bytes < 10_000, "{bytes} bytes");
+    let names: Vec<String> = bob.refs("refs/cbia/remotes").into_iter().map(|(name, _)| name).collect();
+    let objects = bob.git_with(["rev-list", "--objects", "--disk-usage", "--stdin"], names.join("\n").as_bytes());
+    let objects: u64 = objects.parse().unwrap();
+    assert!(bytes < objects + 10_000, "{bytes} bytes, of which {objects} are objects");
     assert_eq!(bob.files(&["execution/ledger/run.ledger.json", "opa"]), ada.files(&["execution/ledger/run.ledger.json", "opa"]));
     assert_eq!((bob.refs("refs/cbia/runs").len(), bob.refs("refs/cbia/cache").len()), (1, 1));
     assert_eq!(bob.refs("refs/cbia/remotes").len(), 2);
     assert_eq!((bob.events(), committer(&bob)), (vec!["replayed".to_owned()], "Bob".to_owned()));
+    // A question that finds nothing.
+    bob.write("data/words.txt", "nobody has run this\n");
+    assert_eq!(bob.run(), "executed");
+    let (requests, bytes, _) = server.take();
+    assert!(requests == 2 && bytes < 10_000, "{requests} requests, {bytes} bytes");
+    bob.git(["checkout", "-q", "data"]);
     // What is known is not asked for again.
     assert_eq!(bob.run(), "replayed");
     assert_eq!(server.take(), (0, 0, 0));

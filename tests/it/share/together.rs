@@ -36,6 +36,8 @@ fn clones(url: &str, count: usize) -> Vec<Repo> {
         .map(|number| {
             // Two of the clones belong to one writer.
             let repo = somebody(&format!("W{}", number.max(1)));
+            // Two records of one writer, one moment and one content would be one commit.
+            let repo = repo.with("GIT_COMMITTER_DATE", Some(&format!("{} +0000", 1_700_000_000 + number)));
             join(&repo, url);
             repo.git(["config", "cbia.push", "on-run"]);
             repo.git(["config", "cbia.remoteTimeout", "60"]);
