@@ -60,6 +60,7 @@ pub fn check(input: &Input) -> CheckReport {
     let mut told = Told::default();
     let schemas = Schemas::new(input.pipeline, input.schemas, &mut told);
     let rules = told.unless(formats(input.pipeline));
+    let canonical = told.unless(canonical(input.pipeline));
     let links = Links::new(input, &mut told);
 
     let (mut listing, mut used) = (Vec::new(), BTreeSet::new());
@@ -71,10 +72,13 @@ pub fn check(input: &Input) -> CheckReport {
         let digest = Digest::of(&bytes);
         listing.push((path, digest));
         links.check(path, digest, bytes.len() as u64, &mut told);
-        let format = rules.as_ref().and_then(|rules| rules.format(path));
+        let wanted = Wanted {
+            format: rules.as_ref().and_then(|rules| rules.format(path)),
+            canonical: canonical.as_ref().is_some_and(|globs| globs.matches(path)),
+        };
         let matching = schemas.matching(path);
         used.extend(matching.iter().map(|schema| schema.index));
-        check_content(path, &bytes, format, &matching, &mut told);
+        check_content(path, &bytes, wanted, &matching, &mut told);
     }
     for schema in schemas.0.iter().filter(|schema| !used.contains(&schema.index)) {
         let message = format!("the schema rule for {} matches no artifact", printable(&schema.rule.paths));
@@ -97,8 +101,17 @@ pub fn check(input: &Input) -> CheckReport {
     }
 }
 
-/// The violations of the schemas that apply to an artifact, and the first deviation from its normal form.
-fn check_content(path: &RepoPath, bytes: &[u8], format: Option<Format>, schemas: &[&Schema], told: &mut Told) {
+/// The form that an artifact must have.
+#[derive(Clone, Copy)]
+struct Wanted {
+    format: Option<Format>,
+    /// Whether the order of members and the layout of JSON matter, and not only its encoding, line endings and final newline.
+    canonical: bool,
+}
+
+/// The violations of the schemas that apply to an artifact, and the first deviation from the form that it must have.
+fn check_content(path: &RepoPath, bytes: &[u8], wanted: Wanted, schemas: &[&Schema], told: &mut Told) {
+    let Wanted { format, canonical } = wanted;
     let mut value = None;
     if format == Some(Format::Json) || !schemas.is_empty() {
         match json::parse(bytes) {
@@ -110,8 +123,9 @@ fn check_content(path: &RepoPath, bytes: &[u8], format: Option<Format>, schemas:
         }
     }
     match (format, &value) {
-        (Some(Format::Json), Some(value)) => told.extend(deviation(path, Format::Json, bytes, &json::pretty(value))),
-        (Some(format), _) => match normalize(format, bytes) {
+        (Some(Format::Json), Some(value)) if canonical => told.extend(deviation(path, Format::Json, bytes, &json::pretty(value))),
+        // Line breaks inside JSON are no part of its strings, so that they can be held against the same rules as text.
+        (Some(format), _) => match normalize(Format::Text, bytes) {
             Ok(normal) => told.extend(deviation(path, format, bytes, &normal)),
             Err(error) => told.push(error.finding(path)),
         },
@@ -385,7 +399,7 @@ fn order(f: &Finding) -> Order<'_> {
     (f.path.as_deref(), f.line, f.column, f.pointer.as_deref(), f.code.as_str(), &f.message)
 }
 
-/// What of a set does not satisfy its schemas, or is not normal: what STRUCT enforces on what it has normalized.
+/// What of a set does not satisfy its schemas, or is not in its normal form altogether: what STRUCT enforces on what it has normalized.
 pub fn enforce(artifacts: &dyn Artifacts, pipeline: &Pipeline, schemas: &BTreeMap<RepoPath, Vec<u8>>) -> Vec<Finding> {
     let mut told = Told::default();
     let schemas = Schemas::new(pipeline, schemas, &mut told);
@@ -395,10 +409,15 @@ pub fn enforce(artifacts: &dyn Artifacts, pipeline: &Pipeline, schemas: &BTreeMa
             told.push(unreadable(path));
             continue;
         };
-        let format = rules.as_ref().and_then(|rules| rules.format(path));
-        check_content(path, &bytes, format, &schemas.matching(path), &mut told);
+        let wanted = Wanted { format: rules.as_ref().and_then(|rules| rules.format(path)), canonical: true };
+        check_content(path, &bytes, wanted, &schemas.matching(path), &mut told);
     }
     told.sorted()
+}
+
+fn canonical(pipeline: &Pipeline) -> Result<Globs, Finding> {
+    let patterns = pipeline.check.as_ref().map_or(&[][..], |check| &check.canonical);
+    Globs::new(patterns).map_err(|error| super::bad_pattern(&error))
 }
 
 fn formats(pipeline: &Pipeline) -> Result<Rules, Finding> {

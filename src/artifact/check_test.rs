@@ -44,7 +44,9 @@ impl World {
                 "schema_version": "0.1.0",
                 "gen": { "generated": ["out/**"], "artifacts": [
                     { "path": "out/a.json", "objectives": ["O-1"] }, { "path": "out/b.md", "objectives": ["O-1"] } ] },
-                "check": { "schemas": [{ "paths": "out/*.json", "schema": "schemas/a.schema.json" }] },
+                "check": {
+                    "schemas": [{ "paths": "out/*.json", "schema": "schemas/a.schema.json" }], "canonical": ["**/*.json"],
+                },
                 "struct": { "normalize": [{ "paths": "**/*.json", "format": "json" }, { "paths": "**/*.md", "format": "text" }] },
             }),
             objectives: json!([{ "id": "O-1", "statement": "s", "source": { "authority_id": "A-1" } }]),
@@ -300,4 +302,22 @@ fn enforcing_asks_the_content_alone() {
     let mut got = told(&findings);
     got.sort();
     assert_eq!(got, wanted);
+}
+
+#[test]
+fn the_order_of_members_matters_only_where_it_is_declared() {
+    let unordered = "{\"name\": \"x\",\n\"level\": 1}\n";
+    for (canonical, bytes, wanted) in [
+        (json!(["**/*.json"]), unordered, &["artifact-not-normal out/a.json 1"][..]),
+        (json!(["**/*.md"]), unordered, &[]),
+        (json!([]), unordered, &[]),
+        (json!([]), "{\"name\": \"x\"}", &["artifact-not-normal out/a.json 1"]),
+        (json!([]), "{\"name\": \"x\"}\r\n", &["artifact-not-normal out/a.json 1"]),
+        (json!([]), "{\"name\": \"x\"}\n\n", &["artifact-not-normal out/a.json 2"]),
+    ] {
+        let mut world = World::new();
+        world.pipeline["check"]["canonical"] = canonical.clone();
+        world.produce("out/a.json", bytes.as_bytes());
+        assert_eq!(told(&world.check().findings), wanted, "{canonical} {bytes:?}");
+    }
 }

@@ -140,7 +140,7 @@ pub(super) fn deviation(path: &RepoPath, format: Format, bytes: &[u8], normal: &
         (_, Format::Text) if bytes.starts_with(BYTE_ORDER_MARK) => "it starts with a byte-order mark",
         (Some(b'\r'), _) => "it has a carriage return",
         (None, _) => "it does not end in a newline",
-        (Some(b'\n'), Format::Text) => "it ends in more than one newline",
+        (Some(b'\n'), _) if bytes[at..].iter().all(|b| *b == b'\n') => "it ends in more than one newline",
         (_, Format::Text) => "it is not normal text",
         (_, Format::Json) => "its keys, numbers or spacing are not the canonical ones",
     };

@@ -3,7 +3,7 @@
 //! A repair is judged by its effect: the line diff of the artifacts before and after. Who made it, and how, does not matter.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use similar::{Algorithm, DiffOp, capture_diff_slices};
 
@@ -17,7 +17,7 @@ use crate::document::glob::Globs;
 use crate::document::json;
 use crate::document::path::{RepoPath, printable};
 use crate::document::phase::Phase;
-use crate::document::pipeline::Repair;
+use crate::document::pipeline::{Hunks, Repair};
 use crate::document::repair_capsule::{LineRange, RepairCapsule};
 use crate::document::repair_report::{RepairChange, RepairReport};
 
@@ -30,21 +30,42 @@ pub const MAX_COMPARED_LINES: usize = 50_000;
 pub const MAX_DIFF_LINES: usize = 200;
 /// Unchanged lines that a diff shows around a change.
 const CONTEXT: usize = 3;
+/// A line that no file reaches, and that JSON still holds exactly.
+const LAST_LINE: u64 = (1 << 53) - 1;
 
 /// The capsule for a report that failed; `None` for one that passed, which has nothing to repair.
 pub fn capsule(report: &CheckReport, bound: &Repair) -> Option<RepairCapsule> {
-    let Repair { allow, max_changed_lines } = bound;
+    let Repair { allow, max_changed_lines, attempts, hunks, by: _ } = bound;
     let findings: Vec<_> = report.findings.iter().filter(|f| f.severity == Severity::Error).cloned().collect();
+    let hunks = (*hunks == Some(Hunks::Findings)).then(|| named(&findings));
     (!findings.is_empty()).then(|| RepairCapsule {
         schema_version: SCHEMA_VERSION.into(),
         phase: Phase::Repair,
         artifact_set_hash: report.artifact_set_hash,
         findings,
         allow: allow.clone(),
-        hunks: None,
+        hunks,
         max_changed_lines: *max_changed_lines,
-        attempts: ATTEMPTS,
+        attempts: attempts.unwrap_or(ATTEMPTS),
     })
+}
+
+/// The lines that findings name, by path: all lines of a file of which a finding names no line.
+fn named(findings: &[Finding]) -> BTreeMap<RepoPath, Vec<LineRange>> {
+    let mut hunks: BTreeMap<RepoPath, Vec<LineRange>> = BTreeMap::new();
+    for finding in findings {
+        let Some(path) = finding.path.as_deref().and_then(|path| path.parse().ok()) else { continue };
+        let range = match finding.line {
+            Some(line) => LineRange { first: line, last: line },
+            None => LineRange { first: 1, last: LAST_LINE },
+        };
+        hunks.entry(path).or_default().push(range);
+    }
+    for ranges in hunks.values_mut() {
+        ranges.sort_by_key(|range| (range.first, range.last));
+        ranges.dedup();
+    }
+    hunks
 }
 
 /// The built-in repair: the normal form of every artifact that has one, and nothing else. Returns what it changed; what has

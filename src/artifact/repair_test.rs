@@ -24,7 +24,7 @@ type Hunks<'a> = Option<&'a [(&'a str, &'a [(u64, u64)])]>;
 
 fn with(allow: &[&str], max_changed_lines: u64, hunks: Hunks) -> RepairCapsule {
     let allow = allow.iter().map(|a| (*a).to_owned()).collect();
-    let mut capsule = capsule(&failed(), &Repair { allow, max_changed_lines }).unwrap();
+    let mut capsule = capsule(&failed(), &Repair { allow, max_changed_lines, ..Repair::default() }).unwrap();
     let ranges = |ranges: &[(u64, u64)]| ranges.iter().map(|(first, last)| LineRange { first: *first, last: *last }).collect();
     capsule.hunks = hunks.map(|hunks| hunks.iter().map(|(at, r)| (path(at), ranges(r))).collect::<BTreeMap<_, _>>());
     let bytes = json::emit(&capsule);
@@ -47,7 +47,7 @@ fn a_capsule_holds_what_refuses() {
     assert_eq!(told(&capsule.findings), ["artifact-not-normal out/a"]);
     assert_eq!((capsule.max_changed_lines, capsule.attempts, capsule.artifact_set_hash), (3, 1, Digest::of(b"set")));
     let passed = CheckReport { findings: failed().findings[..1].to_vec(), ..failed() };
-    assert!(super::capsule(&passed, &Repair { allow: vec![], max_changed_lines: 1 }).is_none());
+    assert!(super::capsule(&passed, &Repair { max_changed_lines: 1, ..Repair::default() }).is_none());
 }
 
 #[test]

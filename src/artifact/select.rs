@@ -96,17 +96,20 @@ pub fn keep_all<'a>(artifacts: impl IntoIterator<Item = (&'a RepoPath, Digest)>)
     selection(None, artifacts.into_iter().map(keep).collect())
 }
 
-/// Applies the policy's answer, which is `{path: {"keep": bool, "reason": string}}` and nothing else. Every artifact must have
-/// exactly one verdict with a reason; a verdict on anything else is refused, since it was meant for something.
+/// Applies the policy's answer: `{path: {"keep": bool, "reason": string}}`, or the set of the accepted paths, and nothing else. In an
+/// object every artifact must have exactly one verdict with a reason; a verdict on anything else is refused, since it was meant for something.
 pub fn select<'a>(
     artifacts: impl IntoIterator<Item = (&'a RepoPath, Digest)>,
     query: &str,
     verdicts: &Value,
 ) -> Result<Selection, Vec<Finding>> {
+    if let Some(accepted) = verdicts.as_array() {
+        return listed(artifacts, query, accepted);
+    }
     let Some(verdicts) = verdicts.as_object() else {
         let message = format!("{} is not an object of verdicts", printable(query));
         let finding = Finding::error(Code::VerdictMalformed, message).hint(SHAPE);
-        return Err(vec![finding.expected("{path: {\"keep\": bool, \"reason\": string}}", kind(verdicts))]);
+        return Err(vec![finding.expected("a set of paths, or {path: {\"keep\": bool, \"reason\": string}}", kind(verdicts))]);
     };
     let artifacts: BTreeMap<&RepoPath, Digest> = artifacts.into_iter().collect();
     let (mut selected, mut findings) = (Vec::new(), Vec::new());
@@ -128,6 +131,42 @@ pub fn select<'a>(
             .push(Finding::error(Code::VerdictUnknown, message).at(path).hint("judge exactly the members of input.artifacts"));
     }
     if findings.is_empty() { Ok(selection(Some(query.to_owned()), selected)) } else { Err(findings) }
+}
+
+/// Applies an answer that is the set of the accepted paths: what is not in it is pruned.
+fn listed<'a>(
+    artifacts: impl IntoIterator<Item = (&'a RepoPath, Digest)>,
+    query: &str,
+    accepted: &[Value],
+) -> Result<Selection, Vec<Finding>> {
+    let artifacts: BTreeMap<&RepoPath, Digest> = artifacts.into_iter().collect();
+    let known: BTreeSet<&str> = artifacts.keys().map(|path| path.as_str()).collect();
+    let mut findings = Vec::new();
+    for item in accepted {
+        match item.as_str() {
+            Some(path) if known.contains(path) => {}
+            Some(path) => {
+                let path = printable(path);
+                let message = format!("{} accepts {path}, which is no artifact of the run", printable(query));
+                let finding = Finding::error(Code::VerdictUnknown, message).at(path);
+                findings.push(finding.hint("accept members of input.artifacts only"));
+            }
+            None => {
+                let message = format!("{} is a set of something else than paths", printable(query));
+                findings.push(Finding::error(Code::VerdictMalformed, message).expected("a path", kind(item)).hint(SHAPE));
+            }
+        }
+    }
+    if !findings.is_empty() {
+        return Err(findings);
+    }
+    let accepted: BTreeSet<&str> = accepted.iter().filter_map(Value::as_str).collect();
+    let judged = artifacts.into_iter().map(|(path, sha256)| {
+        let keep = accepted.contains(path.as_str());
+        let reason = format!("{} {}", printable(query), if keep { "accepts it" } else { "does not accept it" });
+        Selected { path: path.clone(), sha256, keep, reason }
+    });
+    Ok(selection(Some(query.to_owned()), judged.collect()))
 }
 
 /// Applies the pipeline's own rules: the first that matches an artifact is its verdict. An artifact that no rule matches is refused.
@@ -243,7 +282,9 @@ mod tests {
         let one = |verdict: Value| json!({ "a": verdict, "b": good });
         let cases: &[(Value, &[&str])] = &[
             (json!(true), &["verdict-malformed -"]),
-            (json!(["a", "b"]), &["verdict-malformed -"]),
+            (json!([["a"]]), &["verdict-malformed -"]),
+            (json!(["a", "c"]), &["verdict-unknown c"]),
+            (json!("a"), &["verdict-malformed -"]),
             (Value::Null, &["verdict-malformed -"]),
             (json!({}), &["verdict-missing a", "verdict-missing b"]),
             (json!({ "a": good }), &["verdict-missing b"]),
@@ -261,6 +302,19 @@ mod tests {
             assert_eq!(judged(verdicts.clone()).unwrap_err(), *wanted, "{verdicts}");
         }
         assert!(judged(one(json!({ "keep": true, "reason": "r".repeat(200) }))).is_ok());
+    }
+
+    #[test]
+    fn a_set_of_paths_accepts_its_members() {
+        let (a, b) = (path("a"), path("b"));
+        let all = [(&a, Digest::of(b"a")), (&b, Digest::of(b"b"))];
+        for (accepted, wanted) in [(json!(["a"]), [true, false]), (json!([]), [false, false]), (json!(["b", "a"]), [true, true])]
+        {
+            let selection = select(all, "data.select.accept", &accepted).unwrap();
+            let kept: Vec<bool> = selection.artifacts.iter().map(|a| a.keep).collect();
+            assert_eq!(kept, wanted, "{accepted}");
+            assert!(selection.artifacts.iter().all(|a| a.reason.starts_with("data.select.accept ")));
+        }
     }
 
     #[test]

@@ -13,14 +13,14 @@ use crate::policy::DEFAULT_BUNDLE;
 
 /// Write a small working pipeline into this repository.
 ///
-/// One locked authority, two objectives, two templates, the default policies with their tests, and the entries in .gitignore for the evidence,
-/// which the refs keep. Nothing that is there already is overwritten.
+/// One locked authority, two objectives, two templates, a schema, the default policies with their tests, and the entries in .gitignore for the
+/// evidence and the package, which the refs keep. Nothing that is there already is overwritten.
 #[derive(clap::Args)]
 pub struct Args {}
 
 const HANDBOOK: &str = include_str!("starter/handbook.md");
-/// What the evidence is, for `.gitignore`.
-const IGNORED: [&str; 3] = ["/control/runtime/pre_gen_capsule.json", "/execution/", "/opa/"];
+/// What the evidence is, and the package, which follows from the artifacts: for `.gitignore`.
+const IGNORED: [&str; 4] = ["/control/runtime/pre_gen_capsule.json", "/dist/bundle/", "/execution/", "/opa/"];
 
 pub fn run(context: &Context<'_>, _args: &Args, ui: &mut Ui) -> Result<u8, CommandError> {
     let top = context
@@ -89,6 +89,19 @@ fn files() -> Vec<(String, String)> {
             artifact("artifacts/checklist.md", "O-01", "control/templates/checklist.md.j2"),
             artifact("artifacts/rules.json", "O-02", "control/templates/rules.json.j2"),
         ]},
+        "check": {"schemas": [{"paths": "artifacts/rules.json", "schema": "schemas/rules.schema.json"}]},
+        "struct": {"normalize": [{"paths": "**/*.json", "format": "json"}, {"paths": "**/*.md", "format": "text"}]},
+        "flow": {"layout": [{"from": "artifacts/**", "to": "dist/bundle/"}]},
+        "promote": {"destinations": ["artifacts/**", "dist/**"]},
+    });
+    let schema = json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Rules", "type": "object", "additionalProperties": false,
+        "properties": {
+            "objectives": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            "rules": {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1},
+        },
+        "required": ["objectives", "rules"],
     });
     let own = [
         ("control/authority.ledger.json", text(emit(&ledger))),
@@ -97,6 +110,7 @@ fn files() -> Vec<(String, String)> {
         ("control/templates/checklist.md.j2", include_str!("starter/checklist.md.j2").to_owned()),
         ("control/templates/rules.json.j2", include_str!("starter/rules.json.j2").to_owned()),
         ("docs/handbook.md", HANDBOOK.to_owned()),
+        ("schemas/rules.schema.json", text(emit(&schema))),
     ];
     let policies = DEFAULT_BUNDLE.iter().map(|(path, text)| (*path, (*text).to_owned()));
     own.into_iter().chain(policies).map(|(path, text)| (path.to_owned(), text)).collect()

@@ -5,6 +5,7 @@ mod cache;
 mod environment;
 mod error;
 mod fetch;
+mod format;
 mod init;
 mod ledger;
 mod log;

@@ -1,7 +1,8 @@
 use super::Context;
 use super::error::{CommandError, exit};
+use super::format::Format;
 use super::ui::Ui;
-use crate::document::machine::{Event, RunDocument};
+use crate::document::machine::{Event, Outcome, PhaseDocument, RunDocument};
 use crate::document::path::RepoPath;
 use crate::document::phase::Phase;
 use crate::document::record::PhaseStatus;
@@ -27,6 +28,9 @@ pub struct Args {
     /// Execute GEN this many times, and fail if it does not do the same each time. Replays and stores as usual otherwise.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000), conflicts_with = "dry_run")]
     repeat: u32,
+    /// Print the findings in the format of another tool, and nothing else.
+    #[arg(long, value_enum, value_name = "FORMAT", conflicts_with = "json")]
+    format: Option<Format>,
     /// Do not ask the remotes of cbia.remote, and push nothing.
     #[arg(long)]
     offline: bool,
@@ -41,6 +45,10 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
     let mut report = pipeline(context, args.commit.as_deref(), mode, args.force, args.repeat, sharing.as_ref())?;
     if let Some(sharing) = &sharing {
         report.document.findings.extend(super::push::after_run(context, sharing));
+    }
+    if let Some(format) = args.format {
+        ui.line(&format.render(&report.document.findings, report.document.artifacts.len()));
+        return Ok(code(report.ended));
     }
     ui.findings(&report.document.findings);
     if report.document.event != Event::Replayed {
@@ -64,7 +72,9 @@ fn verdict(report: &Report, mode: Mode) -> String {
     match (report.ended, mode) {
         (Ended::Done, Mode::Run) => "admitted".to_owned(),
         (Ended::Done, _) => "would be admitted".to_owned(),
+        (Ended::Denied, _) if at == Phase::Eval.as_str() => format!("denied at {at}: no artifact was written"),
         (Ended::Denied | Ended::Unreadable, _) => format!("denied at {at}: nothing was generated"),
+        (Ended::CheckFailed | Ended::Failed, _) => format!("failed at {at}: no artifact was written"),
         (Ended::ExecutorFailed, _) => format!("failed at {at}: nothing was generated"),
         (Ended::Refused, _) => "refused: the run is stored, and nothing in the work tree was changed".to_owned(),
     }
@@ -98,15 +108,24 @@ pub fn pipeline(
 pub fn code(ended: Ended) -> u8 {
     match ended {
         Ended::Done => exit::DONE,
-        Ended::Denied | Ended::Refused => exit::DENIED,
+        Ended::Denied | Ended::Refused | Ended::Failed => exit::DENIED,
+        Ended::CheckFailed => exit::CHECK,
         Ended::Unreadable => exit::UNREADABLE,
         Ended::ExecutorFailed => exit::EXECUTOR,
     }
 }
 
+fn of(phase: &PhaseDocument, one: &str, many: &str) -> String {
+    format!(" {}", crate::pipeline::counted(phase.artifacts.len(), one, many))
+}
+
 /// Prints phases, artifacts, run and record.
 pub fn print(document: &RunDocument, ui: &mut Ui) {
-    for phase in &document.phases {
+    let unused = |phase: &PhaseDocument| {
+        // What a run does not need, and what it was not asked for, is not worth a line.
+        phase.status == PhaseStatus::Skipped && (phase.phase > Phase::Gen || document.outcome == Outcome::WouldReplay)
+    };
+    for phase in document.phases.iter().filter(|phase| !unused(phase)) {
         // A status has executed nothing: it says what is known.
         let word = match (document.command, phase.status) {
             ("status", PhaseStatus::Replayed) => "hit",
@@ -132,6 +151,13 @@ pub fn print(document: &RunDocument, ui: &mut Ui) {
                 };
                 line.push_str(&format!("{artifacts} (key {key})"));
             }
+            (Phase::Repair, PhaseStatus::Executed | PhaseStatus::Replayed) => line.push_str(&of(phase, "file", "files")),
+            (Phase::Select, PhaseStatus::Executed | PhaseStatus::Replayed) => {
+                line.push_str(&of(phase, "artifact kept", "artifacts kept"));
+            }
+            (Phase::Flow, PhaseStatus::Executed | PhaseStatus::Replayed) => line.push_str(&of(phase, "file", "files")),
+            (Phase::Eval, PhaseStatus::Executed | PhaseStatus::Replayed) => line.push_str(" data.assurance.allow = true"),
+            (Phase::Eval, PhaseStatus::Failed) => line.push_str(" not admitted"),
             _ => {}
         }
         ui.line(line.trim_end());

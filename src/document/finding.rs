@@ -164,7 +164,8 @@ codes! {
     SharedRefused = "shared-refused": "What a remote offers is not what its name says, and was not used.",
     SharedConflict = "shared-conflict": "A remote holds another result under a key that is known here.",
     SharedUntrusted = "shared-untrusted": "What a remote offers is not attested by an allowed signer, and was not used.",
-    PhaseNotRun = "phase-not-run": "A phase is configured that this version does not run.",
+    PhaseNotRun = "phase-not-run": "A phase is configured that the execution DAG leaves out.",
+    AuditIncomplete = "audit-incomplete": "A document that the audit bundle's manifest names is not part of the run.",
     MemoInvalid = "memo-invalid": "A memoized decision is not what its key says, and was not used.",
 }
 

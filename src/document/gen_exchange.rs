@@ -10,6 +10,7 @@ use super::inputs_manifest::InputsManifest;
 use super::path::RepoPath;
 use super::phase::Phase;
 use super::pipeline::Artifact;
+use super::repair_capsule::RepairCapsule;
 
 /// `execution/gen/request.json`: `$defs/request` of the executor schema.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -23,13 +24,16 @@ pub struct GenRequest {
     pub inputs_manifest: InputsManifest,
     /// What is to be done.
     pub phase_config: PhaseConfig,
+    /// For REPAIR: what may be changed, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair_capsule: Option<RepairCapsule>,
 }
 
 /// What is to be done.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PhaseConfig {
-    /// `GEN`.
+    /// `GEN`, or `REPAIR` where an executor repairs.
     pub phase: Phase,
     /// The artifacts, with their objectives and templates.
     pub artifacts: Vec<Artifact>,
@@ -55,7 +59,7 @@ pub struct Outputs {
 pub struct GenReport {
     /// Version of this format.
     pub schema_version: String,
-    /// `GEN`.
+    /// `GEN`, or `REPAIR` where an executor repairs.
     pub phase: Phase,
     /// What was produced, in byte order of path.
     pub artifacts: Vec<ReportedArtifact>,
@@ -81,7 +85,7 @@ pub struct ReportedArtifact {
 pub struct OutputsManifest {
     /// Version of this format.
     pub schema_version: String,
-    /// `GEN`.
+    /// `GEN`, or `REPAIR` where an executor repairs.
     pub phase: Phase,
     /// In byte order of path.
     pub artifacts: Vec<OutputArtifact>,

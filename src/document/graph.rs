@@ -73,4 +73,16 @@ impl ExecutionDag {
         let edges = names.windows(2).map(|pair| PhaseEdge { from: pair[0].clone(), to: pair[1].clone() }).collect();
         Self { schema_version: Some(super::SCHEMA_VERSION.to_owned()), phases: names, edges }
     }
+
+    /// The same, with the phases that every run has, each in its canonical place: the DAG of the run that is made.
+    pub fn with_indispensable(&self) -> Self {
+        let mut phases = self.phases.clone();
+        for phase in Phase::ALL.into_iter().filter(|phase| phase.is_indispensable()) {
+            if phases.iter().all(|name| name != phase.as_str()) {
+                let at = phases.iter().position(|name| Phase::from_name(name).is_some_and(|other| other > phase));
+                phases.insert(at.unwrap_or(phases.len()), phase.as_str().to_owned());
+            }
+        }
+        Self { phases, ..self.clone() }
+    }
 }

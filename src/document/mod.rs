@@ -1,5 +1,6 @@
 //! F0: values. One file per document kind, and the only serde derives. No I/O.
 
+pub mod audit_bundle;
 pub mod authority_ledger;
 pub mod cache_entry;
 pub mod cage;

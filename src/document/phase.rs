@@ -60,6 +60,11 @@ impl Phase {
         Self::ALL.into_iter().find(|phase| phase.as_str() == name)
     }
 
+    /// Whether every run has it, whatever its execution DAG lists: without a CHECK that passed and an EVAL that allowed, nothing is admitted.
+    pub fn is_indispensable(self) -> bool {
+        matches!(self, Phase::Check | Phase::Eval) || self.is_gate() || self == Phase::Gen
+    }
+
     /// Whether it is a gate: never cached, never skipped.
     pub fn is_gate(self) -> bool {
         matches!(self, Phase::AuthorityLock | Phase::PreGen | Phase::OpaGate)

@@ -66,6 +66,9 @@ pub struct Check {
     /// In declared order; every one that matches applies.
     #[serde(default)]
     pub schemas: Vec<SchemaRule>,
+    /// Patterns of artifact paths that must be their own normal form altogether: for JSON also the order of members and the layout.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub canonical: Vec<String>,
 }
 
 /// One schema and the artifacts it applies to.
@@ -79,13 +82,42 @@ pub struct SchemaRule {
 }
 
 /// The bound of a repair.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Repair {
     /// Patterns of artifact paths that may change.
     pub allow: Vec<String>,
-    /// How many lines may change, over all artifacts.
+    /// How many lines may change, over all artifacts, in one attempt.
     pub max_changed_lines: u64,
+    /// How many times a repair may be tried; once where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u64>,
+    /// Which lines may change; all lines of an allowed path where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hunks: Option<Hunks>,
+    /// Who repairs; the built-in repair where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Repairer>,
+}
+
+/// Which lines a repair may change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hunks {
+    /// Every line of an allowed path.
+    All,
+    /// The lines that CHECK's findings name; every line of a file of which a finding names no line.
+    Findings,
+}
+
+/// Who repairs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Repairer {
+    /// The normal form, applied.
+    BuiltIn,
+    /// The executor that was admitted for GEN, asked again with the repair capsule.
+    Executor,
 }
 
 /// The declared formats.

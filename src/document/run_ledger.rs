@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
+use super::finding::{Finding, Severity};
 use super::path::RepoPath;
 use super::phase::Phase;
 
@@ -34,6 +35,9 @@ pub struct LedgerEntry {
     pub objectives: Vec<String>,
     /// The authorities those draw from.
     pub authorities: Vec<String>,
+    /// What the phase checked, for a phase after GEN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<CheckResult>,
     /// What the cache had to do with it. Only in the ledger that a record keeps; the run's own tree says what was
     /// produced, not how this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -50,6 +54,18 @@ pub enum LedgerEvent {
     Artifact,
 }
 
+/// What a phase's checks came to.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckResult {
+    /// Whether nothing refuses.
+    pub passed: bool,
+    /// How many findings refuse.
+    pub errors: u64,
+    /// How many do not.
+    pub warnings: u64,
+}
+
 /// What the cache had to do with a phase.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -62,6 +78,29 @@ pub struct CacheUse {
 
 /// `artifact_hashes.json`: SHA-256 by path.
 pub type ArtifactHashes = BTreeMap<RepoPath, Digest>;
+
+impl LedgerEntry {
+    /// The entry of a phase that emitted a document.
+    pub fn phase(phase: Phase, document: Digest) -> Self {
+        Self {
+            phase,
+            event: LedgerEvent::Phase,
+            artifact: None,
+            sha256: Some(document),
+            objectives: Vec::new(),
+            authorities: Vec::new(),
+            check: None,
+            cache: None,
+        }
+    }
+
+    /// The same entry, with what the phase's checks came to.
+    pub fn checked(mut self, findings: &[Finding]) -> Self {
+        let errors = findings.iter().filter(|f| f.severity == Severity::Error).count() as u64;
+        self.check = Some(CheckResult { passed: errors == 0, errors, warnings: findings.len() as u64 - errors });
+        self
+    }
+}
 
 impl RunLedger {
     /// The ledger before anything was generated, as the OPA gate sees it.

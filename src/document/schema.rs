@@ -72,6 +72,9 @@ kinds! {
     Metadata "schemas/struct.metadata.schema.json": "artifact metadata",
     Selection "schemas/selection.schema.json": "selection",
     FlowManifest "schemas/flow.manifest.schema.json": "package manifest",
+    AuditManifest "schemas/audit_bundle.manifest.schema.json": "audit bundle manifest",
+    AuditBundle "schemas/audit_bundle.schema.json": "audit bundle",
+    FinalManifest "schemas/final.manifest.schema.json": "final manifest",
 }
 
 /// At most this many schema violations of one document are told.

@@ -25,6 +25,7 @@ use crate::document::finding::{Code, Finding};
 use crate::document::gen_exchange::Outputs;
 use crate::document::json;
 use crate::document::path::{RepoPath, printable};
+use crate::document::phase::Phase;
 use crate::document::schema::{Kind, parse, validate};
 
 /// The variable that names the request.
@@ -59,6 +60,8 @@ pub struct Job<'a> {
     pub request: (&'a RepoPath, &'a [u8]),
     /// Where its results go.
     pub outputs: &'a Outputs,
+    /// The phase that asks.
+    pub phase: Phase,
 }
 
 /// What of this machine an execution needs.
@@ -120,9 +123,8 @@ pub fn execute(job: &Job<'_>, host: &Host<'_>) -> Execution {
     });
     let harvest = match judge(&verdict, config, &order, printed) {
         Some(finding) => Err(vec![finding]),
-        None => {
-            harvest(&scratch, job.outputs, job.request.0, &order.bounds).and_then(|harvest| without_secrets(harvest, &secrets))
-        }
+        None => harvest(&scratch, job.outputs, job.phase, job.request.0, &order.bounds)
+            .and_then(|harvest| without_secrets(harvest, &secrets)),
     };
     // The supervisor sees its channel closed, removes the scratch directory, and ends. Not at the same time as this process does.
     drop(channel);

@@ -33,7 +33,13 @@ pub struct Harvest {
 }
 
 /// Harvests `outputs`. The request, which git cbia itself wrote, is left unread.
-pub fn harvest(scratch: &Scratch, outputs: &Outputs, request: &RepoPath, bounds: &Bounds) -> Result<Harvest, Vec<Finding>> {
+pub fn harvest(
+    scratch: &Scratch,
+    outputs: &Outputs,
+    phase: Phase,
+    request: &RepoPath,
+    bounds: &Bounds,
+) -> Result<Harvest, Vec<Finding>> {
     let declared: BTreeSet<&RepoPath> = outputs.artifacts.iter().collect();
     let mut found = walk(scratch, bounds)?;
     let mut findings = std::mem::take(&mut found.findings);
@@ -62,7 +68,7 @@ pub fn harvest(scratch: &Scratch, outputs: &Outputs, request: &RepoPath, bounds:
         findings.push(Finding::error(Code::ExecutorInputChanged, message).at(path).hint("write to the declared outputs only"));
     }
     let report = match found.absent(&outputs.execution_report) {
-        None => report(scratch, &outputs.execution_report),
+        None => report(scratch, &outputs.execution_report, phase),
         Some(_) if matches!(found.files.get(&outputs.execution_report), Some(Found::Other(_))) => Err(Vec::new()),
         Some(finding) if finding.code == Code::OutputMissing => Err(vec![no_report(&outputs.execution_report)]),
         Some(finding) => Err(vec![finding]),
@@ -243,7 +249,7 @@ fn no_report(path: &RepoPath) -> Finding {
         .hint("the request names the place as phase_config.outputs.execution_report")
 }
 
-fn report(scratch: &Scratch, path: &RepoPath) -> Result<GenReport, Vec<Finding>> {
+fn report(scratch: &Scratch, path: &RepoPath, phase: Phase) -> Result<GenReport, Vec<Finding>> {
     let bytes = match read(scratch, path, MAX_REPORT_BYTES) {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Err(vec![no_report(path)]),
@@ -257,8 +263,8 @@ fn report(scratch: &Scratch, path: &RepoPath) -> Result<GenReport, Vec<Finding>>
     let sealed = load::<GenReport>(Kind::ExecutorReport, path, &bytes);
     let findings = |findings: Vec<Finding>| findings.into_iter().map(|f| Finding { code: Code::ReportInvalid, ..f }).collect();
     let report = sealed.map_err(findings as fn(Vec<Finding>) -> Vec<Finding>)?.document;
-    if report.phase != Phase::Gen {
-        let message = format!("the executor's report is about {}, not GEN", report.phase);
+    if report.phase != phase {
+        let message = format!("the executor's report is about {}, not {phase}", report.phase);
         return Err(vec![Finding::error(Code::ReportInvalid, message).at(path).pointing("/phase", &bytes)]);
     }
     Ok(report)

@@ -11,7 +11,7 @@ use crate::document::schema::{Kind, load};
 /// The version of the program that runs the pipeline, as it stands in every capsule and key. Raised when what a run emits changes, the
 /// evidence included; the golden tests fail if it is forgotten. It is not the release's version, so that a release that changes no
 /// output keeps every cache.
-pub const RUNNER_VERSION: &str = "1";
+pub const RUNNER_VERSION: &str = "2";
 
 /// The executor when nothing is configured.
 pub fn builtin() -> GenExecutor {

@@ -25,22 +25,32 @@ impl Admission {
 }
 
 /// Admits a capsule by the policy's answer: the value of `data.assurance.allow`, absent where it is undefined.
+pub fn admit(capsule: &Capsule, answer: Option<&serde_json::Value>) -> Result<Admission, Finding> {
+    match refusal(capsule, answer) {
+        Some(refusal) => Err(refusal),
+        None => {
+            let capsule_hash = Digest::of(&crate::document::json::emit(capsule));
+            Ok(Admission { capsule: capsule.clone(), capsule_hash })
+        }
+    }
+}
+
+/// Why the policy's answer over a capsule does not let it pass, before GEN or at EVAL.
 ///
 /// Anything but exactly `true` refuses. The policy floor explains why; this gate only says that it does not pass.
-pub fn admit(capsule: &Capsule, answer: Option<&serde_json::Value>) -> Result<Admission, Finding> {
+pub fn refusal(capsule: &Capsule, answer: Option<&serde_json::Value>) -> Option<Finding> {
     if capsule.kernel_decision != KernelDecision::Allow {
-        return Err(
-            Finding::error(Code::KernelDenied, "the control kernel denied the control state").at(super::paths::CAPSULE_PATH)
+        return Some(
+            Finding::error(Code::KernelDenied, "the control kernel denied the control state").at(super::paths::CAPSULE_PATH),
         );
     }
     if answer != Some(&serde_json::Value::Bool(true)) {
         let got = answer.map_or("undefined".to_owned(), serde_json::Value::to_string);
         let finding =
             Finding::error(Code::AssuranceDenied, "the assurance policy does not allow the run").at("opa/decision.json");
-        return Err(finding.expected("true", got).hint("opa/explain.json says which checks failed, and why"));
+        return Some(finding.expected("true", got).hint("opa/explain.json says which checks failed, and why"));
     }
-    let capsule_hash = Digest::of(&crate::document::json::emit(capsule));
-    Ok(Admission { capsule: capsule.clone(), capsule_hash })
+    None
 }
 
 #[cfg(test)]

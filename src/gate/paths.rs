@@ -12,6 +12,8 @@ pub const EXECUTOR_CONFIG_PATH: &str = "control/runtime/gen_executor.json";
 pub const CAPSULE_SCHEMA_PATH: &str = "control/runtime/pre_gen_capsule.schema.json";
 /// The pipeline's declaration.
 pub const PIPELINE_PATH: &str = "control/pipeline.json";
+/// What an audit bundle must contain.
+pub const AUDIT_MANIFEST_PATH: &str = "assurance/audit_bundle.manifest.json";
 /// The folder that holds a run's snapshot inside its tree.
 pub const SNAPSHOT_FOLDER: &str = "inputs";
 /// Templates here may be included by others, and are always part of the inputs manifest.
@@ -31,7 +33,7 @@ pub fn is_always_read(path: &RepoPath) -> bool {
     let control =
         path.is_under("control") && text != CAPSULE_PATH && text != EXECUTOR_CONFIG_PATH && !text.ends_with(".allowed_signers");
     let policy = path.is_under("policy") && !is_policy_test(path) && !path.is_under("policy/push");
-    control || policy || path.is_under("schemas")
+    control || policy || path.is_under("schemas") || text == AUDIT_MANIFEST_PATH
 }
 
 /// Whether `path` is a policy's test.
@@ -46,6 +48,11 @@ pub fn is_bundle_member(path: &RepoPath) -> bool {
     path.is_under("policy") && !is_policy_test(path) && !later
 }
 
+/// Whether SELECT's policies include `path`.
+pub fn is_selection_policy(path: &RepoPath) -> bool {
+    path.is_under("policy/select") && !is_policy_test(path)
+}
+
 /// Why an artifact may not lie at `path`, if it may not.
 pub fn reserved(path: &RepoPath) -> Option<&'static str> {
     const FOLDERS: [(&str, &str); 6] = [
@@ -57,6 +64,9 @@ pub fn reserved(path: &RepoPath) -> Option<&'static str> {
         ("schemas", "the schemas are read from there"),
     ];
     let text = path.as_str();
+    if text.eq_ignore_ascii_case(AUDIT_MANIFEST_PATH) {
+        return Some("what an audit needs is read from there");
+    }
     let folder = FOLDERS.iter().find(|(folder, _)| path.is_under(folder) || text.eq_ignore_ascii_case(folder));
     let git = text.split('/').any(|c| c.len() >= 4 && c.as_bytes()[..4].eq_ignore_ascii_case(b".git"));
     folder.map(|(_, why)| *why).or(git.then_some("git itself reads files of that name"))

@@ -134,6 +134,7 @@ pub fn execute(input: &Input, sources: &Sources, host: &Host<'_>) -> Executed {
         files: sources.contents,
         request: (&super::path(REQUEST_PATH), &bytes),
         outputs: &request.phase_config.outputs,
+        phase: Phase::Gen,
     };
     let external::Execution { level, exit, log, warnings, harvest } = external::execute(&job, host);
     let produced = harvest.map(|harvest| Produced { artifacts: harvest.artifacts, tool_versions: harvest.tool_versions });
@@ -189,6 +190,7 @@ pub fn request(input: &Input) -> GenRequest {
                 artifacts: pipeline.r#gen.artifacts.iter().map(|a| a.path.clone()).collect(),
             },
         },
+        repair_capsule: None,
     }
 }
 
@@ -196,6 +198,10 @@ pub fn request(input: &Input) -> GenRequest {
 pub struct Account {
     /// The request, outputs manifest and report.
     pub evidence: Evidence,
+    /// The outputs manifest.
+    pub outputs: OutputsManifest,
+    /// The executor's report.
+    pub report: GenReport,
     /// The artifact map.
     pub artifact_hashes: ArtifactHashes,
     /// The run ledger, without what the cache had to do with it.
@@ -233,24 +239,18 @@ pub fn account(
         tool_versions: tools.clone(),
     };
     let artifact_hashes: ArtifactHashes = outputs.iter().map(|o| (o.path.clone(), o.sha256)).collect();
-    let manifest = json::emit(&OutputsManifest { schema_version: version(), phase: Phase::Gen, artifacts: outputs.clone() });
+    let outputs = OutputsManifest { schema_version: version(), phase: Phase::Gen, artifacts: outputs };
+    let manifest = json::emit(&outputs);
     let mut run_ledger = gates.clone();
-    run_ledger.entries.push(LedgerEntry {
-        phase: Phase::Gen,
-        event: LedgerEvent::Phase,
-        artifact: None,
-        sha256: Some(Digest::of(&manifest)),
-        objectives: Vec::new(),
-        authorities: Vec::new(),
-        cache: None,
-    });
-    run_ledger.entries.extend(outputs.into_iter().map(|o| LedgerEntry {
+    run_ledger.entries.push(LedgerEntry::phase(Phase::Gen, Digest::of(&manifest)));
+    run_ledger.entries.extend(outputs.artifacts.iter().cloned().map(|o| LedgerEntry {
         phase: Phase::Gen,
         event: LedgerEvent::Artifact,
         artifact: Some(o.path),
         sha256: Some(o.sha256),
         objectives: o.objectives,
         authorities: o.authorities,
+        check: None,
         cache: None,
     }));
     let evidence = Evidence::from([
@@ -260,18 +260,5 @@ pub fn account(
         (super::path(ARTIFACT_HASHES_PATH), json::emit(&artifact_hashes)),
         (super::path(RUN_LEDGER_PATH), json::emit(&run_ledger)),
     ]);
-    Account { evidence, artifact_hashes, run_ledger }
-}
-
-/// A gate's entry in the run ledger: `document` is what it emitted.
-pub fn gate_entry(phase: Phase, document: &[u8]) -> LedgerEntry {
-    LedgerEntry {
-        phase,
-        event: LedgerEvent::Phase,
-        artifact: None,
-        sha256: Some(Digest::of(document)),
-        objectives: Vec::new(),
-        authorities: Vec::new(),
-        cache: None,
-    }
+    Account { evidence, outputs, report, artifact_hashes, run_ledger }
 }

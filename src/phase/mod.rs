@@ -4,9 +4,15 @@
 //! their input, and say what their cache key is.
 
 pub mod authority_lock;
+pub mod check;
+pub mod eval;
+pub mod flow;
 pub mod r#gen;
 pub mod opa_gate;
 pub mod pre_gen;
+pub mod repair;
+pub mod select;
+pub mod structure;
 
 use std::collections::BTreeMap;
 

@@ -55,21 +55,57 @@ pub struct Output {
     pub findings: Vec<Finding>,
 }
 
+/// A control state, and what has become of it so far.
+pub(super) struct Asked<'a> {
+    /// The kernel's verdict.
+    pub capsule: &'a Capsule,
+    /// The ledger, with all its members.
+    pub ledger: &'a Value,
+    /// The rest of the control state.
+    pub assembled: &'a Assembled,
+    /// The policies.
+    pub bundle: &'a Bundle,
+    /// Path and SHA-256 of every file that `policy_bundle_hash` covers.
+    pub bundle_files: &'a [(RepoPath, Digest)],
+    /// What has happened so far.
+    pub run_ledger: &'a RunLedger,
+    /// What has been produced so far.
+    pub artifact_hashes: &'a ArtifactHashes,
+}
+
 /// Puts the capsule before the assurance policy.
 pub fn run(input: Input, judge: &mut dyn Judge) -> Output {
     let Input { capsule, ledger, assembled, bundle, bundle_files } = input;
-    let (run_ledger, artifact_hashes) = (RunLedger::empty(), ArtifactHashes::new());
+    let (run_ledger, artifact_hashes) = (&RunLedger::empty(), &ArtifactHashes::new());
+    let asked = Asked { capsule, ledger, assembled, bundle, bundle_files, run_ledger, artifact_hashes };
+    let (answer, evidence, mut findings) = ask(&asked, judge);
+    let admission = match admit(capsule, answer.as_ref()) {
+        Ok(admission) if !crate::document::finding::refuses(&findings) => Some(admission),
+        Ok(_) => None,
+        Err(refusal) => {
+            if !crate::document::finding::refuses(&findings) {
+                findings.push(refusal);
+            }
+            None
+        }
+    };
+    Output { admission, evidence, findings }
+}
+
+/// The assurance policy's answer, the evidence of it, and why it does not allow.
+pub(super) fn ask(asked: &Asked, judge: &mut dyn Judge) -> (Option<Value>, Evidence, Vec<Finding>) {
+    let Asked { capsule, ledger, assembled, bundle, bundle_files, run_ledger, artifact_hashes } = *asked;
     let question = json::to_value(&OpaInput {
         pre_gen_capsule: capsule,
         authority_ledger: ledger,
         objectives: &assembled.objectives,
         dependency_graph: &assembled.graph,
         execution_dag: &assembled.dag,
-        run_ledger: &run_ledger,
-        artifact_hashes: &artifact_hashes,
+        run_ledger,
+        artifact_hashes,
     });
     let evaluation = judge.judge(&Question { bundle, query: QUERY, input: &question });
-    let answer = evaluation.decision_json.result.first().and_then(|result| result.expressions.first()).map(|e| &e.value);
+    let answer = evaluation.decision_json.result.first().and_then(|result| result.expressions.first()).map(|e| e.value.clone());
     let bundle_hash = BundleHash {
         schema_version: SCHEMA_VERSION,
         alg: "sha256",
@@ -86,18 +122,7 @@ pub fn run(input: Input, judge: &mut dyn Judge) -> Output {
         (super::path(EXPLAIN_PATH), json::emit(&evaluation.explain_json)),
         (super::path(BUNDLE_PATH), json::emit(&bundle_hash)),
     ]);
-    let admission = admit(capsule, answer);
     let message = "the assurance policy does not allow this run";
-    let mut findings = denial(evaluation.decision, evaluation.findings, Code::AssuranceDenied, message);
-    let admission = match admission {
-        Ok(admission) if !crate::document::finding::refuses(&findings) => Some(admission),
-        Ok(_) => None,
-        Err(refusal) => {
-            if !crate::document::finding::refuses(&findings) {
-                findings.push(refusal);
-            }
-            None
-        }
-    };
-    Output { admission, evidence, findings }
+    let findings = denial(evaluation.decision, evaluation.findings, Code::AssuranceDenied, message);
+    (answer, evidence, findings)
 }

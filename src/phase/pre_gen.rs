@@ -114,7 +114,7 @@ pub fn run(input: Input, judge: &mut dyn Judge) -> Output {
             assembled = Some(Assembled {
                 objectives: objectives.value.clone(),
                 graph: graph.as_ref().map_or_else(derived, |graph| graph.value.clone()),
-                dag: dag.as_ref().map_or_else(|| json::to_value(&ExecutionDag::canonical()), |dag| json::to_value(&dag.document)),
+                dag: json::to_value(&dag.as_ref().map_or_else(ExecutionDag::canonical, |dag| dag.document.with_indispensable())),
             });
         }
     }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::de::DeserializeOwned;
 
 use super::PipelineError;
+use crate::document::audit_bundle::AuditManifest;
 use crate::document::authority_ledger::AuthorityLedger;
 use crate::document::digest::Digest;
 use crate::document::executor::GenExecutor;
@@ -17,6 +18,7 @@ use crate::document::graph::{DependencyGraph, ExecutionDag};
 use crate::document::inputs_manifest::{FileEntry, InputsManifest};
 use crate::document::objectives::Objective;
 use crate::document::path::RepoPath;
+use crate::document::phase::Phase;
 use crate::document::pipeline::Pipeline;
 use crate::document::schema::{Kind, Sealed, load};
 use crate::executor::resolve;
@@ -24,8 +26,8 @@ use crate::gate::Files;
 use crate::gate::authority::{LEDGER_PATH, OBJECTIVES_PATH};
 use crate::gate::order::{DAG_PATH, GRAPH_PATH};
 use crate::gate::paths::{
-    CAPSULE_SCHEMA_PATH, EXECUTOR_CONFIG_PATH, EXECUTORS_FOLDER, PIPELINE_PATH, TEMPLATES_FOLDER, is_always_read,
-    is_bundle_member, is_evidence,
+    AUDIT_MANIFEST_PATH, CAPSULE_SCHEMA_PATH, EXECUTOR_CONFIG_PATH, EXECUTORS_FOLDER, PIPELINE_PATH, TEMPLATES_FOLDER,
+    is_always_read, is_bundle_member, is_evidence, is_selection_policy,
 };
 use crate::phase::path;
 use crate::policy::{Bundle, PolicyFile};
@@ -76,6 +78,10 @@ pub struct Inputs {
     pub bundle: Read<Bundle>,
     /// Path and digest of every file that `policy_bundle_hash` covers.
     pub bundle_files: Vec<(RepoPath, Digest)>,
+    /// The policies that SELECT may ask.
+    pub selection: Read<Bundle>,
+    /// What an audit needs, where the repository says so.
+    pub audit: Read<Option<Sealed<AuditManifest>>>,
     /// The resolved executor. The built-in one stands in where the configuration cannot be read, which is a finding.
     pub executor: GenExecutor,
     /// What GEN may see.
@@ -103,6 +109,33 @@ impl Inputs {
         Digest::of_listing(self.bundle_files.iter().map(|(path, digest)| (path, *digest)))
     }
 
+    /// Whether the run has a phase: an execution DAG may leave some out, and cannot leave out the indispensable ones.
+    pub fn declares(&self, phase: Phase) -> bool {
+        match &self.dag {
+            _ if phase.is_indispensable() => true,
+            Ok(Some(dag)) => dag.document.phases.iter().any(|name| name == phase.as_str()),
+            Ok(None) | Err(_) => true,
+        }
+    }
+
+    /// The bytes of every schema that the pipeline names and that is there.
+    pub fn schemas(&self, store: &Store) -> Result<BTreeMap<RepoPath, Vec<u8>>, PipelineError> {
+        let rules = self.pipeline.iter().flat_map(|p| p.document.check.iter()).flat_map(|check| &check.schemas);
+        let mut schemas = BTreeMap::new();
+        for rule in rules {
+            if let (Some(file), false) = (self.files.get(&rule.schema), schemas.contains_key(&rule.schema)) {
+                schemas.insert(rule.schema.clone(), store.content(file)?);
+            }
+        }
+        Ok(schemas)
+    }
+
+    /// Listing hash of the policies that SELECT may ask.
+    pub fn selection_policies(&self) -> Digest {
+        let files = self.files.iter().filter(|(path, _)| is_selection_policy(path));
+        Digest::of_listing(files.map(|(path, file)| (path, file.sha256)))
+    }
+
     /// The bytes of every file that GEN may see.
     pub fn manifest_contents(&self, store: &Store) -> Result<BTreeMap<RepoPath, Vec<u8>>, PipelineError> {
         let mut contents = BTreeMap::new();
@@ -125,7 +158,7 @@ pub fn take(store: &Store, from: From, executor: &ExecutorSource) -> Result<Inpu
         })
     };
     let mut findings = Vec::new();
-    let always = Globs::new(["control/**", "policy/**", "schemas/**"]).unwrap_or_else(|_| empty());
+    let always = Globs::new(["control/**", "policy/**", "schemas/**", AUDIT_MANIFEST_PATH]).unwrap_or_else(|_| empty());
     let config_path = path(EXECUTOR_CONFIG_PATH);
     let first = scan(&always, std::slice::from_ref(&config_path), &|path| !is_always_read(path))?;
     let Scan { mut files, findings: first_findings } = first;
@@ -134,9 +167,9 @@ pub fn take(store: &Store, from: From, executor: &ExecutorSource) -> Result<Inpu
 
     let mut contents = BTreeMap::new();
     for (path, file) in &files {
-        let document =
-            [LEDGER_PATH, OBJECTIVES_PATH, GRAPH_PATH, DAG_PATH, PIPELINE_PATH, CAPSULE_SCHEMA_PATH].contains(&path.as_str());
-        if document || is_bundle_member(path) {
+        const DOCUMENTS: [&str; 7] =
+            [LEDGER_PATH, OBJECTIVES_PATH, GRAPH_PATH, DAG_PATH, PIPELINE_PATH, CAPSULE_SCHEMA_PATH, AUDIT_MANIFEST_PATH];
+        if DOCUMENTS.contains(&path.as_str()) || is_bundle_member(path) || is_selection_policy(path) {
             contents.insert(path.clone(), store.content(file)?);
         }
     }
@@ -145,6 +178,8 @@ pub fn take(store: &Store, from: From, executor: &ExecutorSource) -> Result<Inpu
     let pipeline = required::<Pipeline>(Kind::Pipeline, PIPELINE_PATH, &contents);
     let graph = optional::<DependencyGraph>(Kind::DependencyGraph, GRAPH_PATH, &contents);
     let dag = optional::<ExecutionDag>(Kind::ExecutionDag, DAG_PATH, &contents);
+    let selection = Bundle::new(policies(&contents, &is_selection_policy));
+    let audit = optional::<AuditManifest>(Kind::AuditManifest, AUDIT_MANIFEST_PATH, &contents);
 
     let (globs, exact) = further(&ledger, &pipeline, &files, &mut findings);
     if !globs.patterns().is_empty() || !exact.is_empty() {
@@ -154,6 +189,8 @@ pub fn take(store: &Store, from: From, executor: &ExecutorSource) -> Result<Inpu
         files.extend(scanned.files.into_iter().filter(|(path, _)| !is_evidence(path)));
     }
     findings.extend(collisions(&files));
+    findings.extend(audit.as_ref().err().cloned().unwrap_or_default());
+    findings.extend(selection.as_ref().err().cloned().unwrap_or_default());
     let quoted = |objective: &Objective| objective.source.evidence.iter().any(|e| e.quote.is_some());
     if objectives.as_ref().is_ok_and(|o| o.document.iter().any(quoted)) {
         for authority in ledger.iter().flat_map(|l| &l.document.authority_set).filter_map(|a| a.file()) {
@@ -165,7 +202,7 @@ pub fn take(store: &Store, from: From, executor: &ExecutorSource) -> Result<Inpu
 
     let bundle_files: Vec<(RepoPath, Digest)> =
         files.iter().filter(|(path, _)| is_bundle_member(path)).map(|(path, file)| (path.clone(), file.sha256)).collect();
-    let bundle = Bundle::new(policies(&contents));
+    let bundle = Bundle::new(policies(&contents, &is_bundle_member));
     let manifest = manifest(&files, &ledger, &pipeline);
     let seen: BTreeMap<&RepoPath, Digest> = manifest.files.iter().map(|file| (&file.path, file.sha256)).collect();
     let snapshot = resolve::Snapshot { seen: &|path| seen.get(path).copied(), known: &|path| files.contains_key(path) };
@@ -183,6 +220,8 @@ pub fn take(store: &Store, from: From, executor: &ExecutorSource) -> Result<Inpu
         pipeline,
         bundle,
         bundle_files,
+        selection,
+        audit,
         executor,
         manifest,
     })
@@ -190,9 +229,9 @@ pub fn take(store: &Store, from: From, executor: &ExecutorSource) -> Result<Inpu
 
 /// The policy files among `contents`. Documentation beside them is hashed with the bundle but shown to nobody; data files are given to the
 /// bundle, which refuses them.
-fn policies(contents: &BTreeMap<RepoPath, Vec<u8>>) -> Vec<PolicyFile> {
+fn policies(contents: &BTreeMap<RepoPath, Vec<u8>>, member: &dyn Fn(&RepoPath) -> bool) -> Vec<PolicyFile> {
     let read = |path: &RepoPath| [".rego", ".json", ".yaml", ".yml"].iter().any(|end| path.as_str().ends_with(end));
-    let files = contents.iter().filter(|(path, _)| is_bundle_member(path) && read(path));
+    let files = contents.iter().filter(|(path, _)| member(path) && read(path));
     files.map(|(path, text)| PolicyFile { path: path.clone(), text: text.clone() }).collect()
 }
 

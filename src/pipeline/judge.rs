@@ -4,15 +4,15 @@ use crate::document::finding::{Code, Finding};
 use crate::document::json;
 use crate::phase::Judge;
 use crate::policy::{Cage, Evaluation, Question, evaluate, memo_key, recall};
-use crate::store::Store;
 use crate::store::memo::Remembered;
+use crate::store::{Store, StoreError};
 
 /// A judge that remembers.
 pub struct Remembering<'a> {
     store: &'a Store,
     cage: &'a Cage,
     /// Decisions that are to be remembered: denials too, errors never.
-    pub fresh: Vec<Remembered>,
+    fresh: Vec<Remembered>,
     /// What was wrong with the memory.
     pub findings: Vec<Finding>,
 }
@@ -21,6 +21,12 @@ impl<'a> Remembering<'a> {
     /// A judge over the memo of `store`.
     pub fn new(store: &'a Store, cage: &'a Cage) -> Self {
         Self { store, cage, fresh: Vec::new(), findings: Vec::new() }
+    }
+
+    /// Remembers what was decided since the last time.
+    pub fn remember(&mut self) -> Result<(), StoreError> {
+        let fresh = std::mem::take(&mut self.fresh);
+        if fresh.is_empty() { Ok(()) } else { self.store.remember(&fresh).map(drop) }
     }
 }
 

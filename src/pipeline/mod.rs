@@ -3,11 +3,15 @@
 pub mod chain;
 pub mod inputs;
 pub mod judge;
+mod keep;
+mod known;
 pub mod miss;
 mod repeat;
 pub mod run;
+mod seal;
 mod settle;
 mod step;
+mod tail;
 
 pub use self::step::counted;
 use crate::store::StoreError;

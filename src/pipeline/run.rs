@@ -7,13 +7,14 @@ use super::inputs::{self, ExecutorSource, From};
 use super::judge::Remembering;
 use super::miss;
 use super::repeat;
-use super::settle::{Settle, Work};
-use super::step::{Admitted, gates};
+use super::settle::{Go, Settle, Work};
+use super::step::{Admitted, Documents, gates};
 use crate::document::finding::Finding;
 use crate::document::machine::RunDocument;
 use crate::document::path::RepoPath;
 use crate::executor::external::Host;
 use crate::phase::r#gen::{self, Executed, Produced};
+use crate::phase::{Judge, repair};
 use crate::policy::Cage;
 use crate::store::Store;
 use crate::store::materialise::Materialised;
@@ -61,6 +62,10 @@ pub enum Ended {
     Unreadable,
     /// The executor failed, or gave another result than before.
     ExecutorFailed,
+    /// CHECK refused what was generated, and no repair mended it.
+    CheckFailed,
+    /// A phase after CHECK failed.
+    Failed,
     /// The work tree was left as it is, because somebody's edits are in the way.
     Refused,
 }
@@ -93,29 +98,30 @@ pub fn run(store: &Store, options: &Options<'_>) -> Result<Report, PipelineError
     let gates = gates(&inputs, &mut judge);
     let mut settle = Settle::new(store, options, &inputs, &gates);
     settle.findings.append(&mut judge.findings);
-    if options.mode == Mode::Run && !judge.fresh.is_empty() {
-        store.remember(&judge.fresh)?;
+    if options.mode == Mode::Run {
+        judge.remember()?;
     }
 
-    let (Some(admission), Ok(pipeline), Ok(ledger)) = (&gates.admission, &inputs.pipeline, &inputs.ledger) else {
+    let (Some(admission), Ok(pipeline)) = (&gates.admission, &inputs.pipeline) else {
         return settle.denied(&inputs, &gates);
     };
+    let Some(documents) = Documents::of(&inputs, &gates) else { return settle.denied(&inputs, &gates) };
     let input = r#gen::Input {
         admission,
-        authority_ledger_hash: ledger.sha256,
+        authority_ledger_hash: documents.ledger.sha256,
         pipeline: &pipeline.document,
         manifest: &inputs.manifest,
     };
     let key = r#gen::key(&input);
     settle.key = Some(key.clone());
-    settle.later = pipeline.document.later_sections();
-    settle.tell_later();
+    settle.tell_left_out(&pipeline.document.later_sections(), &inputs);
     if options.mode == Mode::DryRun {
         return Ok(settle.passed());
     }
     let admitted = Admitted {
         store,
         inputs: &inputs,
+        documents,
         gates: &gates,
         input: &input,
         key: &key,
@@ -127,7 +133,7 @@ pub fn run(store: &Store, options: &Options<'_>) -> Result<Report, PipelineError
         Ok(produced) => produced,
         Err(findings) => return settle.failed(&inputs, &gates, findings),
     };
-    let found = known(&admitted, &mut settle)?;
+    let found = known(&admitted, &mut settle, &mut judge)?;
     if let (Some(work), Some(produced)) = (&found, &repeated) {
         let findings = repeat::against_stored(&work.output, produced);
         if !findings.is_empty() {
@@ -137,10 +143,13 @@ pub fn run(store: &Store, options: &Options<'_>) -> Result<Report, PipelineError
     match found {
         Some(work) if options.mode == Mode::Status => return Ok(settle.would_replay(&work)),
         // A stored artifact that is not what its run says shows only when it is read, which is now.
-        Some(work) if work.origin == Origin::Run => match settle.admitted(&admitted, work)? {
-            Ok(report) => return Ok(report),
-            Err(finding) => settle.refuse_stored(&admitted, finding)?,
-        },
+        Some(work) if work.origin == Origin::Run => {
+            judge.remember()?;
+            match settle.admitted(&admitted, work, &mut Go { judge: &mut judge, sources: None })? {
+                Ok(report) => return Ok(report),
+                Err(finding) => settle.refuse_stored(&admitted, finding)?,
+            }
+        }
         // The output is known and the run is not: it is one process that admits it, so it waits its turn below.
         Some(_) => {}
         None => settle.misses = miss::explain(store, &inputs, &key),
@@ -151,13 +160,16 @@ pub fn run(store: &Store, options: &Options<'_>) -> Result<Report, PipelineError
 
     // One execution per key: whoever comes second finds what the first has stored.
     let guard = store.lock(&format!("gen-{}", key.digest()), None)?;
-    if let Some(work) = known_or_fetched(&admitted, &mut settle, options)? {
-        match settle.admitted(&admitted, work)? {
+    let contents = inputs.manifest_contents(store)?;
+    let sources = repair::Sources { contents: &contents, host: Some(options.host) };
+    if let Some(work) = known_or_fetched(&admitted, &mut settle, &mut judge, options)? {
+        let report = settle.admitted(&admitted, work, &mut Go { judge: &mut judge, sources: Some(&sources) })?;
+        judge.remember()?;
+        match report {
             Ok(report) => return Ok(report),
             Err(finding) => settle.refuse_stored(&admitted, finding)?,
         }
     }
-    let contents = inputs.manifest_contents(store)?;
     let produced = match repeated {
         Some(produced) => produced,
         None => match execute(&admitted, &mut settle, options, &contents) {
@@ -165,8 +177,12 @@ pub fn run(store: &Store, options: &Options<'_>) -> Result<Report, PipelineError
             Err(findings) => return settle.failed(&inputs, &gates, findings),
         },
     };
-    let work = settle.produced(produced);
-    let report = settle.admitted(&admitted, work)?;
+    let work = match settle.produced(&admitted, produced)? {
+        Ok(work) => work,
+        Err(finding) => return settle.failed(&inputs, &gates, vec![finding]),
+    };
+    let report = settle.admitted(&admitted, work, &mut Go { judge: &mut judge, sources: Some(&sources) })?;
+    judge.remember()?;
     drop(guard);
     match report {
         Ok(report) => Ok(report),
@@ -218,27 +234,28 @@ fn repeat(
 fn known_or_fetched(
     admitted: &Admitted<'_>,
     settle: &mut Settle<'_>,
+    judge: &mut dyn Judge,
     options: &Options<'_>,
 ) -> Result<Option<Work>, PipelineError> {
-    let found = known(admitted, settle)?;
+    let found = known(admitted, settle, judge)?;
     let (None, Some(sharing), 1) = (&found, options.elsewhere, options.repeat) else { return Ok(found) };
     let keys = [admitted.key.digest()];
     let wanted = Wanted { run: Some((admitted.state_key, admitted.executor_key)), keys: &keys };
     settle.findings.extend(admitted.store.look_up(sharing, &wanted));
-    known(admitted, settle)
+    known(admitted, settle, judge)
 }
 
 /// What is known of this state: its run, or at least GEN's output. Whatever cannot be believed is told, put aside, and not used.
-fn known(admitted: &Admitted<'_>, settle: &mut Settle<'_>) -> Result<Option<Work>, PipelineError> {
+fn known(admitted: &Admitted<'_>, settle: &mut Settle<'_>, judge: &mut dyn Judge) -> Result<Option<Work>, PipelineError> {
     if let Some(tip) = admitted.store.run_tip(&admitted.state_key, &admitted.executor_key)? {
-        match admitted.stored(tip)? {
-            Ok((output, whole)) => return Ok(Some(Work { output, origin: Origin::Run, bytes: None, whole: Some(whole) })),
+        match admitted.stored(tip, true, judge)? {
+            Ok((output, whole)) => return Ok(Some(Work { output, origin: Origin::Run, whole: Some(whole) })),
             Err(finding) => settle.put_aside_run(admitted, tip, finding)?,
         }
     }
     match admitted.cached()? {
         Ok(None) => Ok(None),
-        Ok(Some(output)) => Ok(Some(Work { output, origin: Origin::Cache, bytes: None, whole: None })),
+        Ok(Some(output)) => Ok(Some(Work { output, origin: Origin::Cache, whole: None })),
         Err(finding) => {
             settle.put_aside_entry(admitted, finding)?;
             Ok(None)

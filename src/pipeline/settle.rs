@@ -6,23 +6,25 @@ use std::sync::Arc;
 use super::PipelineError;
 use super::chain::{Chain, write_snapshot};
 use super::inputs::Inputs;
+use super::known::Known;
 use super::run::{Ended, Mode, Options, Origin, Report};
-use super::step::{Admitted, Gates, Output, Whole, counted};
+use super::step::{Admitted, Gates, Output, counted};
+use super::tail::{Done, Means, Stop, Whole};
 use crate::document::SCHEMA_VERSION;
-use crate::document::cache_entry::{CacheKey, CacheMeta};
+use crate::document::cache_entry::CacheKey;
 use crate::document::digest::Digest;
 use crate::document::finding::{Code, Finding, Severity, refuses, spelled};
-use crate::document::inputs_manifest::FileEntry;
 use crate::document::json;
 use crate::document::machine::{Event, Miss, Outcome, PhaseDocument, RunDocument};
 use crate::document::path::RepoPath;
 use crate::document::phase::Phase;
 use crate::document::record::{Links, PhaseStatus, Record, RecordEvent, RecordedExecutor, RecordedFinding, RecordedPhase};
-use crate::document::run_ledger::{CacheUse, RunLedger};
+use crate::document::run_ledger::RunLedger;
+use crate::gate::order::DAG_PATH;
 use crate::gate::paths::{PIPELINE_PATH, is_evidence};
-use crate::phase::r#gen::{LOG_PATH, Produced, RUN_LEDGER_PATH, Trace};
-use crate::phase::{Evidence, path};
-use crate::store::cache::EVIDENCE;
+use crate::phase::r#gen::{LOG_PATH, RUN_LEDGER_PATH, Trace};
+use crate::phase::opa_gate::{DECISION_PATH, EXPLAIN_PATH};
+use crate::phase::{Evidence, Judge, path, repair};
 use crate::store::durable::Durability;
 use crate::store::ledger::Append;
 use crate::store::materialise::{Class, Materialise, MaterialiseError, Materialised, Source, Strays, WriteItem};
@@ -33,23 +35,22 @@ use crate::store::{Oid, Store};
 pub(super) struct Work {
     pub output: Output,
     pub origin: Origin,
-    /// The artifacts' bytes, if they are not stored yet.
-    pub bytes: Option<BTreeMap<RepoPath, Vec<u8>>>,
-    /// The chain that it comes to, where a stored run was held against it.
+    /// What it comes to, where a stored run was held against it.
     pub whole: Option<Whole>,
 }
 
 /// Everything a command has come to know, on the way to its report.
 pub(super) struct Settle<'a> {
-    store: &'a Store,
-    mode: Mode,
+    pub store: &'a Store,
+    pub mode: Mode,
     force: bool,
     pub state_key: Digest,
     pub executor_key: Digest,
     links: Links,
     gates: Vec<(Phase, PhaseStatus)>,
     pub key: Option<CacheKey>,
-    pub later: Vec<Phase>,
+    /// GEN and the phases after it, once they were gone through.
+    pub tail: Vec<PhaseDocument>,
     pub findings: Vec<Finding>,
     pub misses: Vec<Miss>,
     /// The run of an executor that is a program of its own, if there was one.
@@ -74,26 +75,44 @@ impl<'a> Settle<'a> {
             links: gates.links.clone(),
             gates: phases,
             key: None,
-            later: Vec::new(),
+            tail: Vec::new(),
             findings: gates.findings.clone(),
             misses: Vec::new(),
             trace: None,
         }
     }
 
-    fn phases(&self, r#gen: PhaseStatus, artifacts: &BTreeMap<RepoPath, Digest>) -> Vec<PhaseDocument> {
-        let none = BTreeMap::new;
-        let mut phases: Vec<PhaseDocument> = self
-            .gates
-            .iter()
-            .map(|(phase, status)| PhaseDocument { phase: *phase, status: *status, cache_key: None, artifacts: none() })
-            .collect();
-        let cache_key = self.key.as_ref().map(CacheKey::digest);
-        phases.push(PhaseDocument { phase: Phase::Gen, status: r#gen, cache_key, artifacts: artifacts.clone() });
-        let skipped =
-            |phase: &Phase| PhaseDocument { phase: *phase, status: PhaseStatus::Skipped, cache_key: None, artifacts: none() };
-        phases.extend(self.later.iter().map(skipped));
+    /// Every phase in order; those after GEN as they were gone through, where they were.
+    fn phases(&self, r#gen: PhaseStatus) -> Vec<PhaseDocument> {
+        let none = |(phase, status)| PhaseDocument { phase, status, cache_key: None, artifacts: BTreeMap::new() };
+        let mut phases: Vec<PhaseDocument> = self.gates.iter().copied().map(none).collect();
+        if self.tail.is_empty() {
+            let cache_key = self.key.as_ref().map(CacheKey::digest);
+            phases.push(PhaseDocument { phase: Phase::Gen, status: r#gen, cache_key, artifacts: BTreeMap::new() });
+        }
+        phases.extend(self.tail.iter().cloned());
+        let missing: Vec<Phase> = Phase::ALL.into_iter().filter(|phase| phases.iter().all(|p| p.phase != *phase)).collect();
+        phases.extend(missing.into_iter().map(|phase| none((phase, PhaseStatus::Skipped))));
+        phases.sort_by_key(|p| p.phase);
         phases
+    }
+
+    /// Takes over what became of GEN and the phases after it.
+    fn went(&mut self, whole: &Whole, r#gen: PhaseStatus) {
+        let document = |done: &Done| PhaseDocument {
+            phase: done.phase,
+            status: if done.phase == Phase::Gen { r#gen } else { done.status },
+            cache_key: done.key.as_ref().map(CacheKey::digest),
+            artifacts: done.artifacts.clone(),
+        };
+        self.tail = whole.phases.iter().map(document).collect();
+        self.findings
+            .extend(whole.warnings.iter().filter(|warning| !self.findings.contains(warning)).cloned().collect::<Vec<_>>());
+        self.trace = whole.trace.clone().or(self.trace.take());
+        // What the work tree and a record hold is what the policy said last.
+        let hash = |at: &'static str| whole.evidence.get(&path(at)).map(|bytes| Digest::of(bytes));
+        self.links.decision_hash = hash(DECISION_PATH).or(self.links.decision_hash);
+        self.links.explain_hash = hash(EXPLAIN_PATH).or(self.links.explain_hash);
     }
 
     fn report(&mut self, outcome: Outcome, event: Event, r#gen: PhaseStatus, ended: Ended) -> Report {
@@ -109,7 +128,7 @@ impl<'a> Settle<'a> {
             capsule_hash: self.links.pre_gen_capsule_hash,
             run: None,
             record: None,
-            phases: self.phases(r#gen, &BTreeMap::new()),
+            phases: self.phases(r#gen),
             artifacts: BTreeMap::new(),
             miss: std::mem::take(&mut self.misses),
             findings: std::mem::take(&mut self.findings),
@@ -117,12 +136,10 @@ impl<'a> Settle<'a> {
         Report { document, ended, work_tree: None }
     }
 
-    /// Says which configured phases are not run, so that nobody takes their silence for their consent.
-    pub fn tell_later(&mut self) {
-        for phase in &self.later {
-            let message = format!(
-                "{phase} is configured, and this version of git cbia does not run it: nothing of it is checked or applied"
-            );
+    /// Says which configured phases the run does not have, so that nobody takes their silence for their consent.
+    pub fn tell_left_out(&mut self, configured: &[Phase], inputs: &Inputs) {
+        for phase in configured.iter().filter(|phase| !inputs.declares(**phase)) {
+            let message = format!("{phase} is configured, and {DAG_PATH} leaves it out: nothing of it is checked or applied");
             self.findings.push(Finding::warning(Code::PhaseNotRun, message).at(PIPELINE_PATH));
         }
     }
@@ -134,11 +151,14 @@ impl<'a> Settle<'a> {
 
     /// A status that knows the run.
     pub fn would_replay(mut self, work: &Work) -> Report {
-        let mut report = self.report(Outcome::WouldReplay, Event::None, PhaseStatus::Replayed, Ended::Done);
-        report.document.artifacts = work.output.files.iter().map(|f| (f.path.clone(), f.sha256)).collect();
-        if let Some(r#gen) = report.document.phases.iter_mut().find(|p| p.phase == Phase::Gen) {
-            r#gen.artifacts = report.document.artifacts.clone();
+        if let Some(whole) = &work.whole {
+            self.went(whole, PhaseStatus::Replayed);
         }
+        let mut report = self.report(Outcome::WouldReplay, Event::None, PhaseStatus::Replayed, Ended::Done);
+        report.document.artifacts = match &work.whole {
+            Some(whole) => whole.hashes.clone(),
+            None => work.output.files.iter().map(|f| (f.path.clone(), f.sha256)).collect(),
+        };
         report.document.run = self.store.run_tip(&self.state_key, &self.executor_key).ok().flatten().map(|id| id.to_string());
         report
     }
@@ -184,15 +204,48 @@ impl<'a> Settle<'a> {
         let mut batch = Batch::new(self.store)?;
         let mut chain = Chain::new(inputs, self.state_key, self.executor_key)?;
         gates.seal(&mut chain, &mut batch)?;
-        write_snapshot(&mut batch, self.store, inputs)?;
-        let ledger = json::emit(&gates.ledger);
         let mut emitted: Evidence = gates.reached.iter().flat_map(|gate| gate.evidence.clone()).collect();
-        emitted.insert(path(RUN_LEDGER_PATH), ledger.clone());
+        emitted.insert(path(RUN_LEDGER_PATH), json::emit(&gates.ledger));
+        let stopped = Stopped { chain: &chain, emitted, ledger: &gates.ledger, event, subject, r#gen, outcome, ended };
+        self.leave(inputs, batch, stopped)
+    }
+
+    /// A phase after GEN refused: what came before it is kept, and the work tree gets the evidence and nothing else.
+    fn stopped_late(
+        &mut self,
+        admitted: &Admitted<'_>,
+        mut batch: Batch<'a>,
+        whole: &Whole,
+        stop: &Stop,
+        r#gen: PhaseStatus,
+    ) -> Result<Report, PipelineError> {
+        self.store_fresh(admitted, &mut batch, whole)?;
+        self.findings.extend(stop.findings.clone());
+        let code = stop.findings.iter().find(|f| f.severity == Severity::Error).map_or("unknown", |f| f.code.as_str());
+        let (event, outcome, what) = match stop.ended {
+            Ended::Denied => (RecordEvent::Denied, Outcome::Denied, "denied"),
+            Ended::CheckFailed => (RecordEvent::Failed, Outcome::CheckFailed, "failed"),
+            _ => (RecordEvent::Failed, Outcome::Failed, "failed"),
+        };
+        let subject = format!("{what} at {}: {code}", stop.phase);
+        let mut emitted: Evidence = admitted.gates.reached.iter().flat_map(|gate| gate.evidence.clone()).collect();
+        emitted.extend(whole.evidence.clone());
+        let ledger = whole.recorded_ledger(r#gen);
+        emitted.insert(path(RUN_LEDGER_PATH), json::emit(&ledger));
+        let (chain, ended) = (&whole.chain, stop.ended);
+        let stopped = Stopped { chain, emitted, ledger: &ledger, event, subject: &subject, r#gen, outcome, ended };
+        self.leave(admitted.inputs, batch, stopped)
+    }
+
+    /// Leaves evidence and a record of a run that ended before its end.
+    fn leave(&mut self, inputs: &Inputs, mut batch: Batch<'_>, stopped: Stopped<'_>) -> Result<Report, PipelineError> {
+        let Stopped { chain, emitted, ledger, event, subject, r#gen, outcome, ended } = stopped;
+        write_snapshot(&mut batch, self.store, inputs)?;
         let items = evidence_items(&mut batch, &emitted, &BTreeMap::new())?;
         batch.publish(Durability::Full)?;
         // What an earlier run left as evidence would now speak for a state that was refused.
         let work_tree = self.write(items, Strays::Matching(is_evidence))?;
-        let record = self.record(event, chain.tip(), r#gen, &BTreeMap::new(), &gates.ledger, subject, Durability::Full)?;
+        let record = self.record(event, chain.tip(), r#gen, ledger, subject, Durability::Full)?;
         let mut report = self.report(outcome, Event::None, r#gen, ended);
         report.document.record = Some(record.to_string());
         report.work_tree = work_tree;
@@ -210,13 +263,11 @@ impl<'a> Settle<'a> {
         Ok(Some(done))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a record has this many independent parts")]
     fn record(
         &mut self,
         event: RecordEvent,
         run: Option<Oid>,
         r#gen: PhaseStatus,
-        artifacts: &BTreeMap<RepoPath, Digest>,
         ledger: &RunLedger,
         subject: &str,
         durability: Durability,
@@ -232,7 +283,7 @@ impl<'a> Settle<'a> {
             executor_key: Some(self.executor_key),
             head: self.store.head()?.map(|id| id.to_string()),
             run: run.map(|id| id.to_string()),
-            phases: self.phases(r#gen, artifacts).into_iter().map(phase).collect(),
+            phases: self.phases(r#gen).into_iter().map(phase).collect(),
             links: self.links.clone(),
             findings: self.findings.iter().map(finding).collect(),
             executor: self.trace.as_ref().map(|trace| RecordedExecutor {
@@ -260,76 +311,41 @@ impl<'a> Settle<'a> {
         Ok(appended.id)
     }
 
-    /// A stored run that cannot be believed: told, and its ref put aside.
-    pub fn put_aside_run(&mut self, admitted: &Admitted<'_>, tip: Oid, finding: Finding) -> Result<(), PipelineError> {
-        let name = self.store.run_ref(&admitted.state_key, &admitted.executor_key)?;
-        self.refuse(&name, tip, finding)
-    }
-
-    /// A cache entry that cannot be believed: told, and its ref put aside.
-    pub fn put_aside_entry(&mut self, admitted: &Admitted<'_>, finding: Finding) -> Result<(), PipelineError> {
-        let name = self.store.cache_ref(&admitted.key.digest())?;
-        match self.store.ref_target(&name)? {
-            Some(tip) => self.refuse(&name, tip, finding),
-            None => Ok(()),
-        }
-    }
-
-    /// A stored run whose artifacts turned out not to be what it says.
-    pub fn refuse_stored(&mut self, admitted: &Admitted<'_>, finding: Finding) -> Result<(), PipelineError> {
-        match self.store.run_tip(&admitted.state_key, &admitted.executor_key)? {
-            Some(tip) => self.put_aside_run(admitted, tip, finding),
-            None => {
-                self.findings.push(Finding { severity: Severity::Warning, ..finding });
-                Ok(())
-            }
-        }
-    }
-
-    fn refuse(&mut self, name: &crate::store::refs::RefName, tip: Oid, finding: Finding) -> Result<(), PipelineError> {
-        let mut finding = Finding { severity: Severity::Warning, ..finding };
-        if self.mode == Mode::Run {
-            let aside = self.store.put_aside(name, tip)?;
-            finding.hint = Some(format!("it was put aside as {aside}, and is not used"));
-        }
-        self.findings.push(finding);
-        Ok(())
-    }
-
-    /// What an executor produced, ready to be stored.
-    pub fn produced(&self, produced: Produced) -> Work {
-        let Produced { artifacts, tool_versions } = produced;
-        let output = Output { files: Vec::new(), ids: BTreeMap::new(), tools: tool_versions };
-        Work { output, origin: Origin::Executed, bytes: Some(artifacts), whole: None }
-    }
-
-    /// Stores what is new, writes the work tree, and records it. A finding instead of a report says that what was stored is not what it should be.
-    pub fn admitted(&mut self, admitted: &Admitted<'_>, work: Work) -> Result<Result<Report, Finding>, PipelineError> {
-        let Work { mut output, origin, bytes, whole } = work;
+    /// Goes through the phases after GEN, stores what is new, writes the work tree, and records it. A finding instead of a report says that what was stored
+    /// is not what it should be.
+    pub fn admitted(
+        &mut self,
+        admitted: &Admitted<'_>,
+        work: Work,
+        go: &mut Go<'_>,
+    ) -> Result<Result<Report, Finding>, PipelineError> {
+        let Work { output, origin, whole } = work;
+        let r#gen = if origin == Origin::Executed { PhaseStatus::Executed } else { PhaseStatus::Replayed };
         let mut batch = Batch::new(self.store)?;
-        if let Some(bytes) = bytes {
-            let sizes: Vec<(RepoPath, u64)> = bytes.iter().map(|(path, bytes)| (path.clone(), bytes.len() as u64)).collect();
-            let hashed = batch.blobs_parallel(bytes.into_values().collect())?;
-            for ((path, bytes), (id, sha256)) in sizes.into_iter().zip(hashed) {
-                output.ids.insert(path.clone(), id);
-                output.files.push(FileEntry { path, sha256, bytes });
-            }
-        }
         let whole = match whole {
             Some(whole) => whole,
-            None => admitted.whole(&mut batch, &output)?,
+            None => {
+                let means = Means { known: Known::Cache, judge: go.judge, sources: go.sources, store_changes: true };
+                admitted.whole(&mut batch, &output, means)?
+            }
         };
-        let hashes: BTreeMap<RepoPath, Digest> = whole.account.artifact_hashes.clone();
-        let Some(tip) = whole.chain.tip() else { return Ok(Err(Finding::error(Code::RunInvalid, "the run has no phases"))) };
+        self.went(&whole, r#gen);
+        if let Some(stop) = whole.stopped.clone() {
+            let stop = &stop;
+            return self.stopped_late(admitted, batch, &whole, stop, r#gen).map(Ok);
+        }
+        let Some(tip) = whole.chain.tip() else {
+            return Ok(Err(Finding::error(Code::RunInvalid, "the run has no phases")));
+        };
         if origin == Origin::Run {
             drop(batch);
-        } else if let Some(finding) = self.store_new(admitted, batch, &output, &whole, tip, origin)? {
+        } else if let Some(finding) = self.store_new(admitted, batch, &whole, tip)? {
             return Ok(Err(finding));
         }
 
         let hit = origin != Origin::Executed;
-        let ledger = whole.account.run_ledger.with_cache(Phase::Gen, &CacheUse { hit, cache_key: admitted.key.digest() });
-        let items = self.items(admitted, &whole, &output, &ledger)?;
+        let ledger = whole.recorded_ledger(r#gen);
+        let items = self.items(admitted, &whole, &ledger)?;
         let work_tree = match self.write(items, Strays::All) {
             Ok(work_tree) => work_tree,
             Err(error) if hit && error.is_content() => {
@@ -337,17 +353,17 @@ impl<'a> Settle<'a> {
                     Code::RunInvalid,
                     format!("the stored run {} is refused: {}", tip.to_hex_with_len(12), spelled(&error)),
                 );
-                return Ok(Err(finding.at(self.store.run_ref(&self.state_key, &self.executor_key)?)));
+                let finding = finding.at(self.store.run_ref(&self.state_key, &self.executor_key)?);
+                return Ok(Err(finding));
             }
             Err(error) => return Err(error.into()),
         };
         if work_tree.is_none()
-            && let Some(finding) = self.verify_blobs(&output, tip)?
+            && let Some(finding) = self.verify_blobs(&whole.output, tip)?
         {
             return Ok(Err(finding));
         }
 
-        let r#gen = if hit { PhaseStatus::Replayed } else { PhaseStatus::Executed };
         let event = if hit { Event::Replayed } else { Event::Executed };
         let count = counted(output.files.len(), "artifact", "artifacts");
         let written = !work_tree.as_ref().is_some_and(|done| refuses(&done.findings));
@@ -357,63 +373,14 @@ impl<'a> Settle<'a> {
             (true, Origin::Cache) => (RecordEvent::Admitted, format!("admitted: {count}, GEN replayed"), Durability::Full),
             (true, Origin::Executed) => (RecordEvent::Admitted, format!("admitted: {count}"), Durability::Full),
         };
-        let record = self.record(recorded, Some(tip), r#gen, &hashes, &ledger, &subject, durability)?;
+        let record = self.record(recorded, Some(tip), r#gen, &ledger, &subject, durability)?;
         let (outcome, ended) = if written { (Outcome::Admitted, Ended::Done) } else { (Outcome::Failed, Ended::Refused) };
         let mut report = self.report(outcome, event, r#gen, ended);
-        report.document.phases = self.phases(r#gen, &hashes);
-        report.document.artifacts = hashes;
+        report.document.artifacts = whole.hashes;
         report.document.run = Some(tip.to_string());
         report.document.record = Some(record.to_string());
         report.work_tree = work_tree;
         Ok(Ok(report))
-    }
-
-    /// Stores a run that is new, and GEN's output where that is new too. A finding says that the same state or key gave another result before.
-    fn store_new(
-        &mut self,
-        admitted: &Admitted<'_>,
-        mut batch: Batch<'_>,
-        output: &Output,
-        whole: &Whole,
-        tip: Oid,
-        origin: Origin,
-    ) -> Result<Option<Finding>, PipelineError> {
-        let key = admitted.key.digest();
-        write_snapshot(&mut batch, self.store, admitted.inputs)?;
-        let mut entry = None;
-        if origin == Origin::Executed {
-            let gates: Evidence = admitted.gates.reached.iter().flat_map(|gate| gate.evidence.clone()).collect();
-            let evidence: Evidence = gates.into_iter().filter(|(path, _)| EVIDENCE.contains(&path.as_str())).collect();
-            let meta = CacheMeta {
-                schema_version: SCHEMA_VERSION.into(),
-                cache_key: key,
-                key_data: admitted.key.clone(),
-                artifacts: output.files.clone(),
-                evidence: evidence.iter().map(|(path, bytes)| (path.as_str().to_owned(), Digest::of(bytes))).collect(),
-                tool_versions: output.tools.clone(),
-            };
-            entry = Some(self.store.write_entry(&mut batch, &meta, &output.ids, &evidence)?);
-        }
-        batch.publish(Durability::Full)?;
-        let different = |name: String, other: Oid| {
-            let message = format!(
-                "the same state and executor gave another result before: {name} is {}, this result is kept nowhere",
-                other.to_hex_with_len(12)
-            );
-            Finding::error(Code::NonDeterministic, message)
-                .at(name)
-                .hint("find what the generator depends on beside its inputs, and pin it")
-        };
-        if let Some(entry) = entry
-            && let Some(other) = self.store.create_entry(&key, entry)?
-        {
-            return Ok(Some(different(self.store.cache_ref(&key)?.to_string(), other)));
-        }
-        if let Some(other) = self.store.create_run(&self.state_key, &self.executor_key, tip)? {
-            return Ok(Some(different(self.store.run_ref(&self.state_key, &self.executor_key)?.to_string(), other)));
-        }
-        debug_assert_eq!(whole.chain.tip(), Some(tip));
-        Ok(None)
     }
 
     /// Everything that goes into the work tree: the evidence, with the run ledger as this time's record has it, and the artifacts.
@@ -421,20 +388,23 @@ impl<'a> Settle<'a> {
         &self,
         admitted: &Admitted<'_>,
         whole: &Whole,
-        output: &Output,
         ledger: &RunLedger,
     ) -> Result<BTreeMap<RepoPath, WriteItem>, PipelineError> {
         let mut emitted: Evidence = admitted.gates.reached.iter().flat_map(|gate| gate.evidence.clone()).collect();
-        emitted.extend(whole.account.evidence.clone());
+        emitted.extend(whole.evidence.clone());
         emitted.insert(path(RUN_LEDGER_PATH), json::emit(ledger));
         let mut known = whole.chain.emitted.clone();
         // The record's run ledger is not the run's: it says what the cache had to do with it.
         known.remove(&path(RUN_LEDGER_PATH));
-        let mut items = evidence_items(&mut Batch::new(self.store)?, &emitted, &known)?;
-        for file in &output.files {
-            if let Some(id) = output.ids.get(&file.path) {
-                let item = WriteItem { id: *id, sha256: file.sha256, source: Source::Blob, class: Class::Artifact };
-                items.insert(file.path.clone(), item);
+        let mut items = evidence_items(&mut Batch::hashing(self.store), &emitted, &known)?;
+        let ids = &whole.output.ids;
+        let artifacts = whole.output.files.iter().map(|file| (&file.path, file.sha256, ids.get(&file.path)));
+        let package = whole.package.iter().flat_map(|package| &package.files);
+        let package = package.map(|file| (&file.path, file.sha256, ids.get(&file.origin)));
+        for (path, sha256, id) in artifacts.chain(package) {
+            if let Some(id) = id {
+                let item = WriteItem { id: *id, sha256, source: Source::Blob, class: Class::Artifact };
+                items.insert(path.clone(), item);
             }
         }
         Ok(items)
@@ -455,6 +425,26 @@ impl<'a> Settle<'a> {
         }
         Ok(None)
     }
+}
+
+/// A run that ended before its end.
+struct Stopped<'a> {
+    chain: &'a Chain,
+    emitted: Evidence,
+    ledger: &'a RunLedger,
+    event: RecordEvent,
+    subject: &'a str,
+    r#gen: PhaseStatus,
+    outcome: Outcome,
+    ended: Ended,
+}
+
+/// What the phases after GEN may use.
+pub(super) struct Go<'a> {
+    /// Who answers for policies.
+    pub judge: &'a mut dyn Judge,
+    /// What an executor that repairs needs.
+    pub sources: Option<&'a repair::Sources<'a>>,
 }
 
 /// The evidence as files to write; `known` are the blobs of those that were hashed already.

@@ -5,23 +5,28 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::PipelineError;
 use super::chain::{Chain, Seal};
 use super::inputs::Inputs;
+use super::known::{Known, sealed};
+use super::tail::{Means, Tail, Whole};
+use crate::document::authority_ledger::AuthorityLedger;
 use crate::document::cache_entry::CacheKey;
 use crate::document::capsule::KernelDecision;
 use crate::document::digest::Digest;
 use crate::document::finding::{Code, Finding, refuses, spelled};
 use crate::document::gen_exchange::{GenReport, OutputsManifest};
 use crate::document::inputs_manifest::FileEntry;
+use crate::document::objectives::Objective;
 use crate::document::path::RepoPath;
 use crate::document::phase::Phase;
 use crate::document::record::Links;
-use crate::document::run_ledger::RunLedger;
-use crate::document::schema::{Kind, load};
+use crate::document::run_ledger::{LedgerEntry, RunLedger};
+use crate::document::schema::{Kind, Sealed, load};
 use crate::executor::external::Host;
 use crate::gate::assurance::Admission;
 use crate::gate::authority::LEDGER_PATH;
 use crate::gate::paths::CAPSULE_PATH;
-use crate::phase::r#gen::{self, Account, Executed, OUTPUTS_PATH, REPORT_PATH, Sources, account, gate_entry};
-use crate::phase::{Evidence, Judge, authority_lock, opa_gate, path, pre_gen};
+use crate::phase::r#gen::{self, Executed, OUTPUTS_PATH, REPORT_PATH, Sources, account};
+use crate::phase::{Assembled, Evidence, Judge, authority_lock, opa_gate, path, pre_gen};
+use crate::policy::Bundle;
 use crate::store::pack::Batch;
 use crate::store::tree::{Tree, TreeLimits};
 use crate::store::{Oid, Store};
@@ -53,6 +58,8 @@ pub struct Gates {
     pub links: Links,
     /// The run ledger so far.
     pub ledger: RunLedger,
+    /// The parts of the control state that the assurance policy sees, once the kernel has allowed them.
+    pub assembled: Option<Assembled>,
 }
 
 /// Runs the gates: never cached, never skipped.
@@ -66,7 +73,8 @@ pub fn gates(inputs: &Inputs, judge: &mut dyn Judge) -> Gates {
         inputs_manifest_hash: Some(manifest_hash),
         ..Links::default()
     };
-    let mut gates = Gates { reached: Vec::new(), admission: None, findings: Vec::new(), links, ledger: RunLedger::empty() };
+    let mut gates =
+        Gates { reached: Vec::new(), admission: None, findings: Vec::new(), links, ledger: RunLedger::empty(), assembled: None };
 
     let locked = authority_lock::run(authority_lock::Input {
         ledger: inputs.ledger.as_ref().map_err(Vec::as_slice),
@@ -129,6 +137,7 @@ pub fn gates(inputs: &Inputs, judge: &mut dyn Judge) -> Gates {
     gates.findings.extend(assurance.findings);
     let decision = if assurance.admission.is_some() { passed } else { refused };
     gates.reach(Phase::OpaGate, assurance.evidence, opa_gate::DECISION_PATH, format!("policy {decision}"), decision);
+    gates.assembled = kernel.assembled;
     gates.admission = assurance.admission.filter(|_| !refuses(&gates.findings));
     gates
 }
@@ -136,7 +145,7 @@ pub fn gates(inputs: &Inputs, judge: &mut dyn Judge) -> Gates {
 impl Gates {
     fn reach(&mut self, phase: Phase, evidence: Evidence, document: &'static str, summary: String, decision: &'static str) {
         let bytes = evidence.get(&path(document)).map(Vec::as_slice).unwrap_or_default();
-        self.ledger.entries.push(gate_entry(phase, bytes));
+        self.ledger.entries.push(LedgerEntry::phase(phase, Digest::of(bytes)));
         self.reached.push(Reached { phase, evidence, summary, decision });
     }
 
@@ -163,12 +172,35 @@ pub fn counted(count: usize, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
+/// The documents of an admitted state.
+#[derive(Clone, Copy)]
+pub struct Documents<'a> {
+    /// The authority ledger.
+    pub ledger: &'a Sealed<AuthorityLedger>,
+    /// The objectives.
+    pub objectives: &'a Sealed<Vec<Objective>>,
+    /// The policies.
+    pub bundle: &'a Bundle,
+    /// What the assurance policy sees of the rest.
+    pub assembled: &'a Assembled,
+}
+
+impl<'a> Documents<'a> {
+    /// The documents of a state that the gates let pass; `None` where one of them cannot be read.
+    pub fn of(inputs: &'a Inputs, gates: &'a Gates) -> Option<Self> {
+        let (Ok(ledger), Ok(objectives), Ok(bundle)) = (&inputs.ledger, &inputs.objectives, &inputs.bundle) else { return None };
+        Some(Self { ledger, objectives, bundle, assembled: gates.assembled.as_ref()? })
+    }
+}
+
 /// An admitted state, and everything that what GEN hands on is held against.
 pub struct Admitted<'a> {
     /// The repository.
     pub store: &'a Store,
     /// The snapshot.
     pub inputs: &'a Inputs,
+    /// Its documents.
+    pub documents: Documents<'a>,
     /// What the gates said.
     pub gates: &'a Gates,
     /// GEN's input.
@@ -192,18 +224,10 @@ pub struct Output {
     pub tools: BTreeMap<String, String>,
 }
 
-/// The whole chain of an admitted run, and what GEN says about its artifacts.
-pub struct Whole {
-    /// The chain.
-    pub chain: Chain,
-    /// GEN's account.
-    pub account: Account,
-}
-
 impl Admitted<'_> {
-    /// The chain that `output` comes to. A pure function of the state and the artifacts.
-    pub fn whole(&self, batch: &mut Batch<'_>, output: &Output) -> Result<Whole, PipelineError> {
-        let objectives = self.inputs.objectives.as_ref().map(|o| o.document.as_slice()).unwrap_or_default();
+    /// What `output` comes to in the phases after GEN. A function of the state and of what GEN handed on.
+    pub fn whole(&self, batch: &mut Batch<'_>, output: &Output, means: Means<'_>) -> Result<Whole, PipelineError> {
+        let objectives = &self.documents.objectives.document;
         let account = account(self.input, objectives, &self.gates.ledger, &output.files, &output.tools);
         let mut chain = Chain::new(self.inputs, self.state_key, self.executor_key)?;
         self.gates.seal(&mut chain, batch)?;
@@ -213,12 +237,18 @@ impl Admitted<'_> {
             batch,
             &Seal { phase: Phase::Gen, summary, cache_key, decision: None, evidence: &account.evidence, artifacts: &output.ids },
         )?;
-        Ok(Whole { chain, account })
+        Tail::new(self, &account, output, chain, batch, means)?.run()
     }
 
     /// What the stored run at `tip` handed on and comes to, if the run is exactly the one that this state and these artifacts come to; otherwise why not.
-    /// The artifacts' own bytes are verified when they are used.
-    pub fn stored(&self, tip: Oid) -> Result<Result<(Output, Whole), Finding>, PipelineError> {
+    /// The artifacts' own bytes are verified when they are used. Where the run is believed, what its phases after GEN said under their own keys
+    /// is not worked out again; otherwise nothing of it is taken but what an executor produced.
+    pub fn stored(
+        &self,
+        tip: Oid,
+        believed: bool,
+        judge: &mut dyn Judge,
+    ) -> Result<Result<(Output, Whole), Finding>, PipelineError> {
         let short = tip.to_hex_with_len(12).to_string();
         let refuse = |why: String| {
             let finding = Finding::error(Code::RunInvalid, format!("the stored run {short} is refused: {why}"));
@@ -237,9 +267,19 @@ impl Admitted<'_> {
             Err(why) => return Ok(Err(refuse(why))),
         };
         let declared: BTreeSet<&RepoPath> = self.input.pipeline.r#gen.artifacts.iter().map(|a| &a.path).collect();
+        let commits = match sealed(self.store, tip) {
+            Ok(commits) => commits,
+            Err(error) => return Ok(Err(refuse(spelled(&error)))),
+        };
+        // What GEN handed on lies in GEN's own commit: a later phase may have changed it.
+        let handed = match commits.iter().find(|commit| commit.phase == Phase::Gen).map(|commit| self.read(commit.tree)) {
+            Some(Ok(tree)) => tree,
+            Some(Err(why)) => return Ok(Err(refuse(why))),
+            None => return Ok(Err(refuse("it has no GEN".into()))),
+        };
         let mut output = Output { files: Vec::new(), ids: BTreeMap::new(), tools: report.tool_versions };
         for artifact in outputs.artifacts {
-            let Some(leaf) = tree.get(&artifact.path) else {
+            let Some(leaf) = handed.get(&artifact.path) else {
                 return Ok(Err(refuse(format!("it lacks the artifact {}", artifact.path))));
             };
             output.ids.insert(artifact.path.clone(), leaf.id);
@@ -248,7 +288,13 @@ impl Admitted<'_> {
         if output.ids.keys().collect::<BTreeSet<_>>() != declared {
             return Ok(Err(refuse("its artifacts are not the declared ones".into())));
         }
-        let whole = self.whole(&mut Batch::new(self.store)?, &output)?;
+        let known = if believed { Known::Run(commits) } else { Known::Doubted(commits) };
+        let means = Means { known, judge, sources: None, store_changes: false };
+        let whole = self.whole(&mut Batch::hashing(self.store), &output, means)?;
+        if let Some(stop) = &whole.stopped {
+            let why = stop.findings.first().map_or_else(String::new, |finding| format!(": {}", finding.message));
+            return Ok(Err(refuse(format!("its {} does not hold{why}", stop.phase))));
+        }
         if whole.chain.tip() == Some(tip) {
             return Ok(Ok((output, whole)));
         }
@@ -293,12 +339,7 @@ impl Admitted<'_> {
 
     /// Executes GEN.
     pub fn execute(&self, contents: &BTreeMap<RepoPath, Vec<u8>>, host: &Host<'_>) -> Executed {
-        let (ledger, objectives) = match (&self.inputs.ledger, &self.inputs.objectives) {
-            (Ok(ledger), Ok(objectives)) => (ledger, objectives),
-            (Err(findings), _) | (_, Err(findings)) => {
-                return Executed { produced: Err(findings.clone()), trace: None, warnings: Vec::new() };
-            }
-        };
+        let Documents { ledger, objectives, .. } = self.documents;
         let values = objectives.value.as_array().map(Vec::as_slice).unwrap_or_default();
         let sources = Sources { ledger: &ledger.document, objectives: (&objectives.document, values), contents };
         r#gen::execute(self.input, &sources, host)

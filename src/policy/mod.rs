@@ -45,7 +45,7 @@ pub struct Question<'a> {
     /// The policy files.
     pub bundle: &'a Bundle,
     /// The deciding rule, such as `data.assurance.allow`.
-    pub query: &'static str,
+    pub query: &'a str,
     /// The input document.
     pub input: &'a Value,
 }

@@ -16,6 +16,7 @@ use crate::document::finding::{Code, Finding, spelled};
 use crate::document::inputs_manifest::FileEntry;
 use crate::document::json;
 use crate::document::path::RepoPath;
+use crate::document::phase::Phase;
 use crate::document::schema::{Kind, load};
 
 /// Where the entry's own document is.
@@ -146,8 +147,12 @@ impl Store {
         }
         let tree = write_tree(batch, &tree)?;
         let (phase, count, key) = (meta.key_data.phase, meta.artifacts.len(), meta.cache_key);
-        let plural = if count == 1 { "" } else { "s" };
-        let message = format!("{phase}: {count} artifact{plural} cached\n\nCbia-Phase: {phase}\nCbia-Cache-Key: {key}\n");
+        let what = match (phase, count) {
+            (Phase::Check, _) => "report".to_owned(),
+            (_, 1) => "1 artifact".to_owned(),
+            _ => format!("{count} artifacts"),
+        };
+        let message = format!("{phase}: {what} cached\n\nCbia-Phase: {phase}\nCbia-Cache-Key: {key}\n");
         Ok(batch.commit(&CommitSpec::fixed(tree, Vec::new(), message))?)
     }
 

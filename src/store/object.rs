@@ -3,6 +3,7 @@
 use gix::bstr::ByteSlice as _;
 
 use super::{Oid, Store};
+use crate::document::digest::Digest;
 
 /// The largest commit that is read, in bytes.
 const MAX_COMMIT_BYTES: u64 = 1 << 20;
@@ -154,6 +155,18 @@ impl Store {
     /// The bytes of a blob of at most `limit_bytes`, verified.
     pub fn read_blob(&self, id: &Oid, limit_bytes: u64) -> Result<Vec<u8>, ObjectError> {
         self.read(id, Kind::Blob, limit_bytes)
+    }
+
+    /// The bytes of a blob whose SHA-256 and length are known. Its object id is not computed again: that would cost several times as much
+    /// and say nothing more.
+    pub fn read_content(&self, id: &Oid, sha256: Digest, length: u64) -> Result<Vec<u8>, ObjectError> {
+        let mut bytes = Vec::new();
+        read_unverified(&self.repo, id, Kind::Blob, length, &mut bytes)?;
+        let actual = Digest::of(&bytes);
+        if actual != sha256 || bytes.len() as u64 != length {
+            return Err(ObjectError::Corrupt { id: *id, what: format!("its bytes have the SHA-256 {actual}, not {sha256}") });
+        }
+        Ok(bytes)
     }
 
     /// A commit of at most 1 MiB, verified and decoded.

@@ -181,6 +181,8 @@ pub struct Batch<'s> {
     pending: Vec<Object>,
     pending_bytes: usize,
     spool: Option<Spool>,
+    /// Whether it only gives names.
+    dry: bool,
 }
 
 /// Finds what the repository has already.
@@ -220,9 +222,13 @@ impl Lookup {
         Self { repo }
     }
 
-    fn examine(&self, kind: Kind, content: Vec<u8>) -> Result<Object, WriteError> {
+    fn name(&self, kind: Kind, content: &[u8]) -> Result<Oid, WriteError> {
         let hash = self.repo.object_hash();
-        let id = gix::objs::compute_hash(hash, kind.to_gix(), &content).map_err(|source| WriteError::Hash { source })?;
+        gix::objs::compute_hash(hash, kind.to_gix(), content).map_err(|source| WriteError::Hash { source })
+    }
+
+    fn examine(&self, kind: Kind, content: Vec<u8>) -> Result<Object, WriteError> {
+        let id = self.name(kind, &content)?;
         Ok(Object { id, kind, state: self.state(&id, kind, &content), content })
     }
 
@@ -246,16 +252,13 @@ impl<'s> Batch<'s> {
         if store.read_only {
             return Err(WriteError::ReadOnly);
         }
-        Ok(Self {
-            store,
-            lookup: Lookup::new(store),
-            seen: HashSet::new(),
-            reused: Vec::new(),
-            healed: Vec::new(),
-            pending: Vec::new(),
-            pending_bytes: 0,
-            spool: None,
-        })
+        Ok(Self { dry: false, ..Self::hashing(store) })
+    }
+
+    /// A batch that gives objects their names and keeps none of them. It works on a store that is only read.
+    pub fn hashing(store: &'s Store) -> Self {
+        let (seen, reused, healed, pending) = (HashSet::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { store, lookup: Lookup::new(store), seen, reused, healed, pending, pending_bytes: 0, spool: None, dry: true }
     }
 
     /// The store it will be published to.
@@ -323,6 +326,9 @@ impl<'s> Batch<'s> {
 
     /// Adds an object from its raw content.
     pub fn object(&mut self, kind: Kind, content: Vec<u8>) -> Result<Oid, WriteError> {
+        if self.dry {
+            return self.lookup.name(kind, &content);
+        }
         let object = self.lookup.examine(kind, content)?;
         self.take(Made::Plain(object))
     }
@@ -366,14 +372,11 @@ impl<'s> Batch<'s> {
     }
 
     fn append(&mut self, id: Oid, entry: &[u8]) -> Result<(), WriteError> {
-        match &mut self.spool {
-            Some(spool) => spool.append(id, entry),
-            None => Err(WriteError::Io {
-                action: "write to",
-                path: self.objects(),
-                source: io::Error::other("the pack was not begun"),
-            }),
-        }
+        let Some(spool) = &mut self.spool else {
+            let source = io::Error::other("the pack was not begun");
+            return Err(WriteError::Io { action: "write to", path: self.objects(), source });
+        };
+        spool.append(id, entry)
     }
 
     fn objects(&self) -> PathBuf {
@@ -396,6 +399,9 @@ impl<'s> Batch<'s> {
 
     /// Makes everything visible to readers of the repository, and checks that what was there already still is.
     pub fn publish(mut self, durability: Durability) -> Result<Published, WriteError> {
+        if self.dry {
+            return Err(WriteError::ReadOnly);
+        }
         let objects = self.objects();
         let written = match self.spool.take() {
             Some(spool) => {

@@ -40,7 +40,7 @@ fn two_clones_of_one_state_get_the_same_object_ids() {
     ada.run();
     bo.run();
     let mine = identity(&ada);
-    assert_eq!(mine.len(), 3, "one run, one entry, one memo");
+    assert_eq!(mine.len(), 4, "one run, one entry of GEN and one of CHECK, one memo");
     assert_eq!(identity(&bo), mine);
     let record = |repo: &Repo| repo.git(["rev-parse", "refs/cbia/ledger"]);
     assert_ne!(record(&ada), record(&bo), "records do say who and when");
@@ -93,7 +93,7 @@ fn a_sha256_repository_works() {
     assert_eq!(names(&repo), names(&sha1), "keys do not depend on git's own hash");
 }
 
-/// The object ids of the tiny pipeline's run and cache entry, pinned.
+/// The object ids of the tiny pipeline's run and cache entries, pinned.
 ///
 /// If this fails, what a run emits has changed. That is a change of format: raise the `VERSION` of the phase whose output changed
 /// (`src/phase/`), or `RUNNER_VERSION` (`src/executor/resolve.rs`) where evidence or commits changed, so that nobody replays the old form as
@@ -104,9 +104,10 @@ fn what_a_run_emits_is_pinned() {
     repo.run();
     let told: Vec<String> = identity(&repo).into_iter().map(|(name, id)| format!("{id} {name}")).collect();
     let golden = [
-        "4393c411565f948b6871fc95474237f2a45fda35 refs/cbia/cache/cf3dbb64871027b540b97ad51ddaf24da94263c6ac83a325b7d699bebf3e2991",
-        "75d1bae128bc4fef8d962ad10cf59af6650aeea4 refs/cbia/runs/600709675b2e5f31811ffb7bbb13f53b0da6ce600f61d0dc2986d37ed6260f87/fc8460cb6e769a7efa55a07f3e7c4c544a6cbabd8c82f884b0f546b05feefdef",
-        "c4e9975d50c90783cf4b0f1989d7d630da4d128f memo",
+        "2fe7486731f86d75772594e69bbb830259278721 refs/cbia/cache/58e2885bd885b70f3d303422bd0a018e7905558e01a608a1ac8702df1f81e459",
+        "3b6307335c682da6847131a21bfa88e389c4267c refs/cbia/cache/7c996bb743114fd12d7a9483cb9909f24a6120c0bb3b0af065bf6988d0e63b70",
+        "5c64375e05aa2f19bb6fc738b8da9a1418f2ffe1 refs/cbia/runs/600709675b2e5f31811ffb7bbb13f53b0da6ce600f61d0dc2986d37ed6260f87/ef9da364b4db36aeea0207833af87732c83f93ba15f7930c6ef1e6104c8d30ac",
+        "4937304e46c9653147741d9a0e2ed5de2d049e8b memo",
     ];
     assert_eq!(
         told, golden,

@@ -12,7 +12,7 @@ const PYTHON: &str = "/usr/bin/python3";
 
 /// Whether these tests can run: their executors are Python programs, and the suite must do with a Rust toolchain and git. CI installs Python,
 /// and must not go without them.
-fn ready() -> bool {
+pub(super) fn ready() -> bool {
     let there = Path::new(PYTHON).exists();
     #[expect(clippy::disallowed_methods, reason = "only CI says that it is CI")]
     let ci = std::env::var_os("CI").is_some();
@@ -41,7 +41,7 @@ def finish(data=b"made\n"):
 "#;
 
 /// A tiny pipeline, and a folder of its own for scratch directories.
-fn repo() -> Repo {
+pub(super) fn repo() -> Repo {
     let repo = Repo::tiny();
     std::fs::create_dir(temporary(&repo)).unwrap();
     let name = temporary(&repo).to_str().unwrap().to_owned();
@@ -59,11 +59,11 @@ fn configure(repo: &Repo, body: &str, more: Value) {
     repo.write_json(EXECUTOR, &config);
 }
 
-fn record(repo: &Repo) -> Value {
+pub(super) fn record(repo: &Repo) -> Value {
     serde_json::from_str(&repo.git(["show", "refs/cbia/ledger:record.json"])).unwrap()
 }
 
-fn log(repo: &Repo) -> String {
+pub(super) fn log(repo: &Repo) -> String {
     repo.git(["show", "refs/cbia/ledger:execution/gen/executor.log"])
 }
 
@@ -84,7 +84,7 @@ fn processes(repo: &Repo) -> Vec<String> {
 
 /// Nothing is left of an execution: no process, no scratch directory.
 #[track_caller]
-fn nothing_left(repo: &Repo) {
+pub(super) fn nothing_left(repo: &Repo) {
     assert_eq!(processes(repo), [""; 0]);
     let left: Vec<_> = std::fs::read_dir(temporary(repo)).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(left.is_empty(), "{left:?}");
@@ -92,7 +92,7 @@ fn nothing_left(repo: &Repo) {
 
 /// Runs, and asserts that the executor failed with exactly these codes and left nothing at all but a record.
 #[track_caller]
-fn refused(repo: &Repo, codes: &[&str]) -> Ran {
+pub(super) fn refused(repo: &Repo, codes: &[&str]) -> Ran {
     let ran = repo.cbia(["run", "--json"]);
     assert_eq!(ran.code, Some(5), "{ran:?}");
     let mut got = ran.codes();

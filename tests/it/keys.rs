@@ -37,7 +37,7 @@ fn misses(change: impl Fn(&Repo), expected: &[(&str, Option<&str>)]) {
     }
     assert_eq!(repo.run(), "executed");
     assert_eq!(repo.run(), "replayed");
-    assert_eq!(repo.refs("refs/cbia/cache").len(), 2);
+    assert_eq!(repo.entries("GEN").len(), 2);
 }
 
 /// Runs the tiny pipeline, makes a change, and asserts that nothing is generated again.
@@ -49,7 +49,7 @@ fn hits(change: impl Fn(&Repo)) {
     let status = repo.cbia(["status", "--json"]).ok().json();
     assert_eq!((&status["outcome"], &status["miss"]), (&json!("would-replay"), &json!([])), "{status:#}");
     assert_eq!(repo.run(), "replayed");
-    assert_eq!(repo.refs("refs/cbia/cache").len(), 1);
+    assert_eq!(repo.entries("GEN").len(), 1);
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn a_later_phases_configuration_makes_a_new_run_of_the_same_output() {
     repo.set(PIPELINE, "/flow", json!({"layout": [{"from": "out/**", "to": "dist/"}]}));
     assert_eq!(repo.run(), "replayed");
     assert_eq!(repo.refs("refs/cbia/runs").len(), 3);
-    assert_eq!(repo.refs("refs/cbia/cache").len(), 1);
+    assert_eq!(repo.entries("GEN").len(), 1);
 }
 
 #[test]

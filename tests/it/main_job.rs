@@ -8,8 +8,13 @@ use serde_json::{Value, json};
 use super::support::{NOTE, NOTE_TEXT, Ran, Repo};
 
 /// What a run writes into the work tree besides the artifacts.
-const EVIDENCE: [&str; 12] = [
+const EVIDENCE: [&str; 19] = [
     "control/runtime/pre_gen_capsule.json",
+    "execution/check/report.json",
+    "execution/check/report.md",
+    "execution/eval/audit_bundle.json",
+    "execution/eval/manifest.json",
+    "execution/flow/manifest.json",
     "execution/gen/executor.report.json",
     "execution/gen/outputs.json",
     "execution/gen/request.json",
@@ -17,6 +22,8 @@ const EVIDENCE: [&str; 12] = [
     "execution/ledger/inputs.manifest.json",
     "execution/ledger/run.ledger.json",
     "execution/lock/report.json",
+    "execution/select/selection.json",
+    "execution/struct/metadata.json",
     "opa/bundle.hash",
     "opa/decision.json",
     "opa/explain.json",
@@ -59,17 +66,24 @@ fn the_first_run_executes_and_the_second_replays() {
         "AUTHORITY_LOCK  passed\n\
          PRE_GEN         passed    kernel ALLOW (capsule #)\n\
          OPA_GATE        passed    data.assurance.allow = true\n\
-         GEN             executed  2 artifacts (key #)\n  \
+         GEN             executed  2 artifacts (key #)\n\
+         CHECK           executed\n\
+         STRUCT          executed\n\
+         SELECT          executed  2 artifacts kept\n\
+         FLOW            executed  2 files\n\
+         EVAL            executed  data.assurance.allow = true\n  \
            #  artifacts/checklist.md\n  \
            #  artifacts/rules.json\n\
          run    #\n\
          record # on refs/cbia/ledger\n\
          admitted\n"
     );
-    assert_eq!(first.stderr, "work tree: 14 written, 0 in place\n");
+    assert_eq!(first.stderr, "work tree: 23 written, 0 in place\n");
     let written = repo.files(&[]);
     let new: BTreeSet<&str> = written.keys().filter(|path| !before.contains_key(*path)).map(String::as_str).collect();
-    assert_eq!(new, EVIDENCE.into_iter().chain(["artifacts/checklist.md", "artifacts/rules.json"]).collect());
+    let artifacts = ["artifacts/checklist.md", "artifacts/rules.json"];
+    let package = ["dist/bundle/artifacts/checklist.md", "dist/bundle/artifacts/rules.json"];
+    assert_eq!(new, EVIDENCE.into_iter().chain(artifacts).chain(package).collect());
     assert!(before.iter().all(|(path, bytes)| written[path] == *bytes), "a run changes none of its inputs");
     assert_eq!(
         written["artifacts/checklist.md"],
@@ -88,7 +102,7 @@ fn the_first_run_executes_and_the_second_replays() {
     repo.remove("artifacts/rules.json");
     let second = repo.cbia(["run"]).ok();
     assert_eq!(shape(&second), shape(&first).replace("executed", "replayed"));
-    assert_eq!(second.stderr, "work tree: 6 written, 8 in place\n");
+    assert_eq!(second.stderr, "work tree: 6 written, 17 in place\n");
     let mut replayed = repo.files(&[]);
     let (was, is) = (written[RUN_LEDGER].clone(), replayed.insert(RUN_LEDGER.into(), written[RUN_LEDGER].clone()).unwrap());
     assert_eq!(replayed, written, "byte for byte");
@@ -105,14 +119,19 @@ fn the_work_trees_run_ledger_says_what_the_cache_did() {
     let repo = Repo::tiny();
     for hit in [false, true] {
         let key = repo.cbia(["run", "--json"]).ok().json()["phases"][3]["cache_key"].clone();
-        let (name, _) = repo.only_ref("refs/cbia/cache");
+        let (name, _) = repo.only_entry();
         assert_eq!(name, format!("refs/cbia/cache/{}", key.as_str().unwrap()));
         let ledger: Value = serde_json::from_str(&repo.read(RUN_LEDGER)).unwrap();
         let entries = ledger["entries"].as_array().unwrap();
         let told: Vec<(&str, &Value)> = entries.iter().map(|e| (e["phase"].as_str().unwrap(), &e["cache"])).collect();
         let used = json!({"hit": hit, "cache_key": key});
         let none = Value::Null;
-        assert_eq!(told, [("AUTHORITY_LOCK", &none), ("PRE_GEN", &none), ("OPA_GATE", &none), ("GEN", &used), ("GEN", &used)]);
+        assert_eq!(
+            told[..5],
+            [("AUTHORITY_LOCK", &none), ("PRE_GEN", &none), ("OPA_GATE", &none), ("GEN", &used), ("GEN", &used)]
+        );
+        let later: Vec<(&str, bool)> = told[5..].iter().map(|(phase, used)| (*phase, used["hit"] == json!(hit))).collect();
+        assert_eq!(later, ["CHECK", "STRUCT", "SELECT", "FLOW", "EVAL"].map(|phase| (phase, true)));
         let kept = repo.git(["show", &format!("refs/cbia/ledger:{RUN_LEDGER}")]);
         assert_eq!(format!("{kept}\n"), repo.read(RUN_LEDGER), "the record keeps what the work tree was told");
     }
@@ -156,7 +175,10 @@ fn json_has_the_members_that_are_documented() {
             has_members(phase, &["artifacts", "cache_key", "phase", "status"]);
         }
         let phases: Vec<&Value> = got["phases"].as_array().unwrap().iter().map(|p| &p["phase"]).collect();
-        assert_eq!(phases, ["AUTHORITY_LOCK", "PRE_GEN", "OPA_GATE", "GEN"]);
+        assert_eq!(
+            phases,
+            ["AUTHORITY_LOCK", "PRE_GEN", "OPA_GATE", "GEN", "CHECK", "REPAIR", "STRUCT", "SELECT", "FLOW", "EVAL", "PROMOTE"]
+        );
         if event != "none" {
             assert_eq!(got["artifacts"], json!({NOTE: Digest::of(NOTE_TEXT.as_bytes())}));
             assert_eq!(repo.read(NOTE), NOTE_TEXT);
@@ -194,7 +216,7 @@ fn git_reads_what_a_run_leaves() {
     assert_eq!(repo.git(["show", &format!("{run}:inputs/data/words.txt")]), "one two");
     assert_eq!(
         repo.git(["log", "--reverse", "--format=%s|%(trailers:key=Cbia-Phase,valueonly,separator=%x2C)|%(trailers:key=Cbia-Decision,valueonly,separator=%x2C)|%an|%ae|%ad|%cn|%ce|%cd", "--date=raw", &run]),
-        ["AUTHORITY_LOCK: 1 authority locked|AUTHORITY_LOCK|ALLOW", "PRE_GEN: kernel ALLOW|PRE_GEN|ALLOW", "OPA_GATE: policy ALLOW|OPA_GATE|ALLOW", "GEN: 1 artifact|GEN|"]
+        ["AUTHORITY_LOCK: 1 authority locked|AUTHORITY_LOCK|ALLOW", "PRE_GEN: kernel ALLOW|PRE_GEN|ALLOW", "OPA_GATE: policy ALLOW|OPA_GATE|ALLOW", "GEN: 1 artifact|GEN|", "CHECK: passed, 1 artifact|CHECK|", "STRUCT: 1 artifact|STRUCT|", "SELECT: 1 kept, 0 pruned|SELECT|", "FLOW: 1 file|FLOW|", "EVAL: policy ALLOW|EVAL|ALLOW"]
             .map(|line| format!("{line}|git-cbia|git-cbia@localhost|0 +0000|git-cbia|git-cbia@localhost|0 +0000"))
             .join("\n")
     );
@@ -202,7 +224,7 @@ fn git_reads_what_a_run_leaves() {
     assert_eq!(repo.git(["log", "-1", "--format=%(trailers:key=Cbia-State-Key,valueonly)", &run]).trim(), keys[1]);
     assert_eq!(repo.git(["log", "-1", "--format=%(trailers:key=Cbia-Executor-Key,valueonly)", &run]).trim(), keys[0]);
     assert_eq!(
-        repo.git(["diff", "--name-status", &format!("{run}~1"), &run]),
+        repo.git(["diff", "--name-status", &format!("{run}~6"), &format!("{run}~5")]),
         "A\texecution/gen/executor.report.json\nA\texecution/gen/outputs.json\nA\texecution/gen/request.json\n\
          A\texecution/ledger/artifact_hashes.json\nA\texecution/ledger/run.ledger.json\nA\tout/note.txt"
     );

@@ -314,6 +314,15 @@ impl Repo {
         self.git_with(arguments, b"")
     }
 
+    /// `git …`, which must succeed: every byte of its output.
+    #[track_caller]
+    pub fn git_raw<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Vec<u8> {
+        let mut command = self.command("git");
+        let output = command.args(arguments).output().unwrap();
+        assert!(output.status.success(), "git failed: {}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    }
+
     /// `git …` with something on standard input.
     #[track_caller]
     pub fn git_with<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>, input: &[u8]) -> String {
@@ -334,6 +343,20 @@ impl Repo {
     pub fn refs(&self, prefix: &str) -> Vec<(String, String)> {
         let listed = self.git(["for-each-ref", "--format=%(refname) %(objectname)", prefix]);
         listed.lines().map(|line| line.split_once(' ').unwrap()).map(|(name, id)| (name.to_owned(), id.to_owned())).collect()
+    }
+
+    /// The cache entries of a phase, as (name, object id).
+    pub fn entries(&self, phase: &str) -> Vec<(String, String)> {
+        let of = |id: &str| self.git(["log", "-1", "--format=%(trailers:key=Cbia-Phase,valueonly)", id]).trim() == phase;
+        self.refs("refs/cbia/cache").into_iter().filter(|(_, id)| of(id)).collect()
+    }
+
+    /// The only cache entry of GEN, as (name, object id).
+    #[track_caller]
+    pub fn only_entry(&self) -> (String, String) {
+        let entries = self.entries("GEN");
+        assert_eq!(entries.len(), 1, "{entries:?}");
+        entries[0].clone()
     }
 
     /// The only ref under `prefix`, as (name, object id).

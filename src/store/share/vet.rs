@@ -24,6 +24,9 @@ const CAPSULE: &str = "control/runtime/pre_gen_capsule.json";
 /// The outputs manifest's path in a run's tree.
 const OUTPUTS: &str = "execution/gen/outputs.json";
 
+/// The longest chain of a run: every phase once, and as many repairs as anybody would try, each with its CHECK.
+const MAX_COMMITS: usize = 256;
+
 /// A run's name: its state key and its executor key.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RunName {
@@ -57,6 +60,7 @@ impl Store {
     pub(super) fn vet_run(&self, name: RunName, tip: Oid, limit: u64) -> Result<(), String> {
         let mut hashes = Hashes { store: self, known: HashMap::new(), left: limit };
         let mut next = Some(tip);
+        let mut commits = 0;
         let (mut later, mut last, mut generated) = (None::<Phase>, None::<Tree>, None::<Tree>);
         while let Some(id) = next {
             let commit = self.read_commit(&id).map_err(|error| spelled(&error))?;
@@ -71,7 +75,11 @@ impl Store {
                 return Err(format!("the commit {} belongs to another run", id.to_hex_with_len(12)));
             }
             let phase = Phase::from_name(fact("Cbia-Phase"));
-            let Some(phase) = phase.filter(|phase| later.is_none_or(|later| *phase < later)) else {
+            // Where CHECK failed, REPAIR comes between it and the CHECK that follows.
+            let follows =
+                |phase: &Phase| later.is_none_or(|later| *phase < later || (*phase, later) == (Phase::Repair, Phase::Check));
+            commits += 1;
+            let Some(phase) = phase.filter(follows).filter(|_| commits <= MAX_COMMITS) else {
                 return Err(format!("the commit {} is out of the phases' order", id.to_hex_with_len(12)));
             };
             if fact("Cbia-Decision") == "DENY" {

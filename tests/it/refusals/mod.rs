@@ -177,7 +177,8 @@ fn what_was_allowed_before_does_not_survive_a_denial() {
         repo.run();
         change(&repo);
         repo.cbia(["run"]).exits(1);
-        let evidence: Vec<String> = repo.files(&["docs", "data", "policy", "README", ".gitignore", "out"]).into_keys().collect();
+        let evidence: Vec<String> =
+            repo.files(&["docs", "data", "policy", "README", ".gitignore", "out", "dist"]).into_keys().collect();
         let own = |path: &&String| !path.starts_with("control/") || *path == CAPSULE;
         assert_eq!(evidence.iter().filter(own).collect::<Vec<_>>(), left);
         if left.contains(&CAPSULE) && !left.contains(&"opa/decision.json") {

@@ -1,0 +1,191 @@
+//! How a phase after GEN is sealed: entered into the run ledger, and made a commit of the chain. Beside it, how what a phase changed or made is kept.
+
+use std::collections::BTreeMap;
+
+use super::PipelineError;
+use super::chain::Seal;
+use super::known::Known;
+use super::tail::{Done, Fresh, Halt, Tail};
+use crate::artifact::Files;
+use crate::document::cache_entry::CacheKey;
+use crate::document::digest::Digest;
+use crate::document::finding::{Finding, Severity};
+use crate::document::inputs_manifest::FileEntry;
+use crate::document::json;
+use crate::document::path::RepoPath;
+use crate::document::phase::Phase;
+use crate::document::record::PhaseStatus;
+use crate::document::run_ledger::{LedgerEntry, LedgerEvent};
+use crate::phase::r#gen::{ARTIFACT_HASHES_PATH, RUN_LEDGER_PATH};
+use crate::phase::{Evidence, path};
+use crate::store::Oid;
+use crate::store::durable::Durability;
+use crate::store::pack::Batch;
+
+/// A phase's commit, as it is about to be made.
+pub(super) struct Step {
+    pub phase: Phase,
+    pub status: PhaseStatus,
+    pub key: Option<CacheKey>,
+    pub summary: String,
+    pub decision: Option<&'static str>,
+    pub evidence: Evidence,
+    /// The document that the phase's entry in the run ledger names.
+    pub document: Digest,
+    pub findings: Vec<Finding>,
+    pub changed: Vec<(FileEntry, Oid)>,
+    pub artifacts: BTreeMap<RepoPath, Digest>,
+}
+
+impl Step {
+    pub fn new(phase: Phase, status: PhaseStatus, key: CacheKey, evidence: Evidence, document: Digest) -> Self {
+        Self {
+            phase,
+            status,
+            key: Some(key),
+            summary: String::new(),
+            decision: None,
+            evidence,
+            document,
+            findings: Vec::new(),
+            changed: Vec::new(),
+            artifacts: BTreeMap::new(),
+        }
+    }
+}
+
+/// Artifacts that a phase changes, on their way into the store, one at a time.
+pub(super) struct Changes<'s> {
+    batch: Batch<'s>,
+    store: bool,
+    changed: Vec<(FileEntry, Oid)>,
+}
+
+impl<'s> Changes<'s> {
+    pub fn new(tail: &Tail<'_, 's, '_, '_>) -> Result<Self, PipelineError> {
+        let store = tail.means.store_changes;
+        let batch = if store { Batch::new(tail.admitted.store)? } else { Batch::hashing(tail.admitted.store) };
+        Ok(Self { batch, store, changed: Vec::new() })
+    }
+
+    pub fn add(&mut self, path: &RepoPath, bytes: Vec<u8>) -> Result<(), PipelineError> {
+        let file = FileEntry { path: path.clone(), sha256: Digest::of(&bytes), bytes: bytes.len() as u64 };
+        let id = self.batch.blob(bytes)?;
+        self.changed.push((file, id));
+        Ok(())
+    }
+
+    pub fn publish(self) -> Result<Vec<(FileEntry, Oid)>, PipelineError> {
+        if self.store && !self.changed.is_empty() {
+            self.batch.publish(Durability::Full)?;
+        }
+        Ok(self.changed)
+    }
+}
+
+impl<'s> Tail<'_, 's, '_, '_> {
+    /// What a phase without a cache entry of its own counts as.
+    pub fn recomputed(&self) -> PhaseStatus {
+        match self.means.known {
+            Known::Run(_) | Known::Doubted(_) => PhaseStatus::Replayed,
+            Known::Cache => PhaseStatus::Executed,
+        }
+    }
+
+    pub fn hashes(&self) -> BTreeMap<RepoPath, Digest> {
+        self.files.values().map(|file| (file.path.clone(), file.sha256)).collect()
+    }
+
+    pub fn warn(&mut self, findings: &[Finding]) {
+        self.whole.warnings.extend(findings.iter().filter(|f| f.severity == Severity::Warning).cloned());
+    }
+
+    /// Notes what a phase made, so that it is kept under the phase's key.
+    pub fn remember(&mut self, key: &CacheKey, documents: &Evidence, changed: &[(FileEntry, Oid)]) -> Result<(), Halt> {
+        let mut fresh = Fresh { key: key.clone(), files: Vec::new(), ids: BTreeMap::new() };
+        for (at, bytes) in documents {
+            let entry = FileEntry { path: at.clone(), sha256: Digest::of(bytes), bytes: bytes.len() as u64 };
+            fresh.ids.insert(at.clone(), self.batch.blob(bytes.clone())?);
+            fresh.files.push(entry);
+        }
+        for (file, id) in changed {
+            fresh.ids.insert(file.path.clone(), *id);
+            fresh.files.push(file.clone());
+        }
+        fresh.files.sort_by(|a, b| a.path.cmp(&b.path));
+        self.whole.fresh.push(fresh);
+        Ok(())
+    }
+
+    /// Stores artifacts that a phase changed.
+    pub fn keep(&self, changed: Files) -> Result<Vec<(FileEntry, Oid)>, PipelineError> {
+        let mut changes = Changes::new(self)?;
+        for (path, bytes) in changed {
+            changes.add(&path, bytes)?;
+        }
+        changes.publish()
+    }
+
+    /// The artifacts as they are from here on.
+    pub fn apply(&mut self, changed: &[(FileEntry, Oid)]) {
+        for (file, id) in changed {
+            self.whole.output.ids.insert(file.path.clone(), *id);
+            self.whole.hashes.insert(file.path.clone(), file.sha256);
+            self.digests.insert(file.path.clone(), file.sha256);
+            self.files.insert(file.path.clone(), file.clone());
+        }
+    }
+
+    pub fn seal(&mut self, step: Step) -> Result<(), Halt> {
+        self.seal_with(step, &BTreeMap::new())
+    }
+
+    pub fn seal_with(&mut self, step: Step, placed: &BTreeMap<RepoPath, Oid>) -> Result<(), Halt> {
+        let step = self.entered(step);
+        self.commit(step, placed)
+    }
+
+    /// Enters a phase into the run ledger. An artifact has one entry, that of the phase which gave it its bytes.
+    pub fn entered(&mut self, mut step: Step) -> Step {
+        self.apply(&step.changed);
+        let ledger = &mut self.whole.ledger;
+        let replaced: BTreeMap<&RepoPath, Digest> = step.changed.iter().map(|(file, _)| (&file.path, file.sha256)).collect();
+        let mut own = Vec::new();
+        if !replaced.is_empty() {
+            let moved = |entry: &LedgerEntry| {
+                entry.event == LedgerEvent::Artifact && entry.artifact.as_ref().is_some_and(|path| replaced.contains_key(path))
+            };
+            for entry in ledger.entries.iter().filter(|entry| moved(entry)) {
+                let sha256 = entry.artifact.as_ref().and_then(|path| replaced.get(path).copied());
+                own.push(LedgerEntry { phase: step.phase, sha256, ..entry.clone() });
+            }
+            ledger.entries.retain(|entry| !moved(entry));
+        }
+        ledger.entries.push(LedgerEntry::phase(step.phase, step.document).checked(&step.findings));
+        ledger.entries.extend(own);
+        step.evidence.insert(path(RUN_LEDGER_PATH), json::emit(ledger));
+        if !step.changed.is_empty() {
+            step.evidence.insert(path(ARTIFACT_HASHES_PATH), json::emit(&self.whole.hashes));
+        }
+        self.digests.extend(step.evidence.iter().map(|(path, bytes)| (path.clone(), Digest::of(bytes))));
+        step
+    }
+
+    pub fn commit(&mut self, step: Step, placed: &BTreeMap<RepoPath, Oid>) -> Result<(), Halt> {
+        let changed = step.changed.iter().map(|(file, id)| (file.path.clone(), *id));
+        let artifacts = changed.chain(placed.iter().map(|(path, id)| (path.clone(), *id))).collect();
+        let seal = Seal {
+            phase: step.phase,
+            summary: step.summary,
+            cache_key: step.key.as_ref().map(CacheKey::digest),
+            decision: step.decision,
+            evidence: &step.evidence,
+            artifacts: &artifacts,
+        };
+        self.whole.chain.seal(self.batch, &seal)?;
+        self.whole.evidence.extend(step.evidence);
+        self.whole.phases.retain(|done| done.phase != step.phase);
+        self.whole.phases.push(Done { phase: step.phase, status: step.status, key: step.key, artifacts: step.artifacts });
+        Ok(())
+    }
+}
