@@ -236,8 +236,7 @@ impl Store {
         let Some(status) = status else {
             return Err(GitError::TimedOut { what, wait: bounds.wait.unwrap_or_default() });
         };
-        // SIGXFSZ, or what a helper that ignores it says instead.
-        if !status.success() && (stderr.contains("died of signal 25") || stderr.contains("File too large")) {
+        if !status.success() && too_much(&stderr) {
             return Err(GitError::TooMuch { what, limit: bounds.max_bytes });
         }
         Ok(Said { success: status.success(), stdout, stderr })
@@ -348,6 +347,14 @@ fn limit_files(child: &Child, bytes: u64) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 fn limit_files(_: &Child, _: u64) -> io::Result<()> {
     Ok(())
+}
+
+/// Whether a helper was ended by the limit on files. index-pack then has no last word, and git says only that it heard nothing; of any other
+/// end it tells the reason.
+fn too_much(stderr: &str) -> bool {
+    let mut fatal = stderr.lines().filter(|line| line.starts_with("fatal: ") || line.starts_with("error: "));
+    let silent = fatal.next().is_some_and(|line| line.ends_with("invalid index-pack output")) && fatal.next().is_none();
+    silent || stderr.contains("died of signal 25") || stderr.contains("File too large")
 }
 
 /// Reads a stream to its end in the background, so that neither of two streams blocks the other.

@@ -31,7 +31,7 @@ pub fn changed_tree(repo: &Repo, commit: &str, changes: &[(&str, Option<&str>)])
                 let id = blob(&repo, text);
                 repo.git(["update-index", "--add", "--cacheinfo", &format!("100644,{id},{path}")])
             }
-            None => repo.git(["update-index", "--force-remove", path]),
+            None => repo.git_with(["update-index", "--index-info"], format!("0 {} 0\t{path}\n", "0".repeat(40)).as_bytes()),
         };
     }
     let tree = repo.git(["write-tree"]);

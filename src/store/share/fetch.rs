@@ -226,7 +226,7 @@ impl Store {
                     id.to_hex_with_len(12),
                     remote.shown()
                 );
-                return Err(Finding::error(Code::SharedUntrusted, message).at(&at));
+                return Err(Finding::warning(Code::SharedUntrusted, message).at(&at));
             }
             self.vet_run(name, id, sharing.max_bytes).map_err(refuse)
         };
@@ -284,6 +284,8 @@ impl Store {
                 Some(known) => findings.push(self.conflict(remote, &name, known, id)?),
                 None => match check(&rest, id) {
                     Ok(()) => taken.push(Offer { name, tracking, id }),
+                    // It may be attested yet.
+                    Err(finding) if finding.code == Code::SharedUntrusted => findings.push(finding),
                     Err(finding) => {
                         findings.push(finding);
                         forgotten.push(RefUpdate { name: tracking, new: None, expected: Some(Some(id)) });

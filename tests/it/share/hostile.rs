@@ -97,15 +97,15 @@ const LIES: &[Lie] = &[
         what: "altered metadata in a run",
         tell: |bare| rewrite_run(bare, &[("execution/gen/outputs.json", Some("{}\n"))]),
         settings: &[],
-        codes: &["shared-refused"],
+        codes: &["run-invalid", "shared-refused"],
         says: "is refused",
     },
     Lie {
         what: "an artifact that is not there",
         tell: |bare| rewrite_run(bare, &[(NOTE, None)]),
         settings: &[],
-        codes: &["shared-refused"],
-        says: "lacks the artifact",
+        codes: &["run-invalid", "shared-refused"],
+        says: "is refused",
     },
     Lie {
         what: "a snapshot of another state",

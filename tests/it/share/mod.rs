@@ -311,9 +311,13 @@ fn clones_of_one_writer_join_their_ledgers_when_they_push() {
 
 #[test]
 fn a_signed_repository_uses_nothing_that_is_not_attested() {
-    let (_, _, bob) = pushed();
+    let (_bare, _, bob) = pushed();
     bob.git(["config", "cbia.trust", "signed"]);
     let ran = bob.cbia(["run", "--json"]).ok();
-    assert_eq!((ran.gen_status().as_str(), ran.codes()), ("executed", vec!["shared-untrusted".to_owned()]));
-    assert_eq!(bob.cbia(["fetch", "--json"]).ok().codes(), Vec::<String>::new());
+    assert_eq!((ran.gen_status().as_str(), ran.codes()), ("executed", vec!["shared-untrusted".to_owned()]), "{}", ran.stdout);
+    assert_eq!(bob.refs("refs/cbia/remotes/team/cache").len(), 0, "entries are not attested, and not asked for");
+    bob.git(["update-ref", "-d", &bob.only_ref("refs/cbia/runs").0.clone()]);
+    bob.git(["config", "cbia.remoteTimeout", "60"]);
+    assert_eq!(bob.cbia(["fetch", "--json"]).ok().codes(), ["shared-untrusted"]);
+    assert_eq!(bob.refs("refs/cbia/runs").len(), 0);
 }
