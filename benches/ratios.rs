@@ -1,6 +1,6 @@
 //! How long `git cbia` takes, as ratios to what git takes for the same files in the same session.
 //!
-//! `cargo bench --bench ratios [-- unchanged|replay|store|inputs|memory …]`; without a name all but `memory` are run. The contenders of
+//! `cargo bench --bench ratios [-- unchanged|replay|store|inputs|executor|memory …]`; without a name all but `memory` are run. The contenders of
 //! a case take turns, so that a busy machine slows all of them. Nothing is asserted about time: the figures are for a person to read.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![expect(clippy::disallowed_methods, reason = "a benchmark starts whole processes and takes arguments")]
@@ -14,6 +14,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use git_cbia::document::digest::Digest;
+use git_cbia::document::executor::GenExecutor;
+use git_cbia::document::gen_exchange::Outputs;
+use git_cbia::document::path::RepoPath;
+use git_cbia::document::phase::Phase;
+use git_cbia::executor::external::{Host, Job, execute};
 use git_cbia::store::Store;
 use git_cbia::store::durable::Durability;
 use git_cbia::store::materialise::{Class, Materialise, Source, Strays, WriteItem};
@@ -31,8 +36,14 @@ fn main() {
     let wants = |name: &str| asked.iter().any(|asked| asked == name) || asked.is_empty() && name != "memory";
     /// A measurement, and its name on the command line.
     type Case = (&'static str, fn(&Path));
-    let cases: [Case; 5] =
-        [("unchanged", unchanged), ("replay", replay), ("store", store), ("inputs", inputs), ("memory", memory)];
+    let cases: [Case; 6] = [
+        ("unchanged", unchanged),
+        ("replay", replay),
+        ("store", store),
+        ("inputs", inputs),
+        ("executor", executor),
+        ("memory", memory),
+    ];
     for (name, case) in cases.into_iter().filter(|(name, _)| wants(name)) {
         let folder = tempfile::Builder::new().prefix("ratios-").tempdir().unwrap();
         println!("{name}");
@@ -188,6 +199,95 @@ fn inputs(folder: &Path) {
         }),
         _ => timed(|| cbia(&repo, &["run"])),
     });
+}
+
+/// A program that executes GEN, bare and confined: one small file, and ten thousand of about 1 KB.
+fn executor(folder: &Path) {
+    for (count, rounds) in [(1, 60), (MANY, 9)] {
+        println!(" {count} artifacts");
+        let job = Executed::new(&folder.join(format!("repo-{count}")), count);
+        let temporary = folder.join(format!("scratch-{count}"));
+        fs::create_dir(&temporary).unwrap();
+        let mut trash = Trash::new(&temporary);
+        let mut table = Table::new(rounds, &["the command alone", "confined, harvested and cleared away"]);
+        table.run(|contender| match contender {
+            0 => {
+                let bare = temporary.join("bare");
+                job.lay_out(&bare);
+                let took = timed(|| drop(run("/bin/sh", &bare, &[SCRIPT, REQUEST])));
+                trash.take(&bare);
+                took
+            }
+            _ => timed(|| job.confined(&temporary)),
+        });
+    }
+}
+
+const SCRIPT: &str = "control/executors/many.sh";
+const REPORT: &str = "control/executors/report.json";
+const REQUEST: &str = "execution/gen/request.json";
+
+/// What a real run asked of an executor.
+struct Executed {
+    executor: GenExecutor,
+    files: BTreeMap<RepoPath, Vec<u8>>,
+    request: Vec<u8>,
+    outputs: Outputs,
+}
+
+impl Executed {
+    fn new(repo: &Path, count: usize) -> Self {
+        pipeline(repo, count, 0);
+        let text: String = noise().lines().take(13).collect();
+        let made = |i: usize| format!("{}\n{text}\n", artifact(i));
+        let entry =
+            |i: usize| json!({"path": artifact(i), "hash": Digest::of(made(i).as_bytes()).to_string(), "bytes": made(i).len()});
+        let entries: Vec<Value> = (0..count).map(entry).collect();
+        let report = json!({"schema_version": "0.1.0", "phase": "GEN", "artifacts": entries, "tool_versions": {}});
+        write(&repo.join(REPORT), report.to_string().as_bytes());
+        // Only what the shell can do by itself, so that the files are most of the work.
+        let script = format!(
+            "text='{text}'\nwhile read -r path; do printf '%s\\n%s\\n' \"$path\" \"$text\" > \"$path\"; done <<END\n{}\nEND\n\
+             read -r report < {REPORT}\nprintf '%s' \"$report\" > execution/gen/executor.report.json\n",
+            (0..count).map(artifact).collect::<Vec<_>>().join("\n"),
+        );
+        write(&repo.join(SCRIPT), script.as_bytes());
+        let config = json!({"kind": "external", "version": "1", "command": ["/bin/sh", SCRIPT]});
+        write(&repo.join("control/runtime/gen_executor.json"), config.to_string().as_bytes());
+        cbia(repo, &["run"]);
+        let request = fs::read(repo.join(REQUEST)).unwrap();
+        let value: Value = serde_json::from_slice(&request).unwrap();
+        let paths = value["inputs_manifest"]["files"].as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap());
+        let files = paths.map(|path| (path.parse().unwrap(), fs::read(repo.join(path)).unwrap())).collect();
+        let executor = serde_json::from_value(value["pre_gen_capsule"]["gen_executor"].clone()).unwrap();
+        let outputs = serde_json::from_value(value["phase_config"]["outputs"].clone()).unwrap();
+        Self { executor, files, request, outputs }
+    }
+
+    fn lay_out(&self, folder: &Path) {
+        for (path, bytes) in &self.files {
+            write(&folder.join(path.as_str()), bytes);
+        }
+        write(&folder.join(REQUEST), &self.request);
+        for path in &self.outputs.artifacts {
+            fs::create_dir_all(folder.join(path.as_str()).parent().unwrap()).unwrap();
+        }
+    }
+
+    fn confined(&self, temporary: &Path) {
+        let request = REQUEST.parse().unwrap();
+        let job = Job {
+            executor: &self.executor,
+            files: &self.files,
+            request: (&request, &self.request),
+            outputs: &self.outputs,
+            phase: Phase::Gen,
+        };
+        let (program, temporary) = (PathBuf::from(PROGRAM), temporary.to_owned());
+        let host = Host { program, temporary, variable: &|_| None, show: &|_| {} };
+        let execution = execute(&job, &host, &mut |_| Vec::new());
+        assert_eq!(execution.harvest.unwrap().artifacts.len(), self.outputs.artifacts.len());
+    }
 }
 
 /// Sixteen files of 64 MB through the store and back; prints how much memory that took at most.

@@ -150,6 +150,10 @@ pub fn print(document: &RunDocument, ui: &mut Ui) {
                     format!(" {}", crate::pipeline::counted(count, "artifact", "artifacts"))
                 };
                 line.push_str(&format!("{artifacts} (key {key})"));
+                let reused: usize = document.reused.iter().map(|source| source.artifacts.len()).sum();
+                if reused > 0 {
+                    line.push_str(&format!(", {reused} of them from earlier results"));
+                }
             }
             (Phase::Repair, PhaseStatus::Executed | PhaseStatus::Replayed) => line.push_str(&of(phase, "file", "files")),
             (Phase::Select, PhaseStatus::Executed | PhaseStatus::Replayed) => {

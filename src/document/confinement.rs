@@ -1,13 +1,14 @@
 //! What `git cbia` and the process that supervises an executor say to each other. Never stored; both sides are the same binary.
 //!
-//! One line of JSON each way: the order to the supervisor, the verdict back. The confined process says one line to the supervisor, which
-//! is all it says unless the program cannot be started.
+//! Lines of JSON: the order goes to the supervisor, and on to the confined process, which says how well it is confined and waits. That goes
+//! back; a word of consent comes, and the program starts. The verdict is the last line.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::executor::Bounds;
+use super::digest::Digest;
+use super::executor::{Bounds, GenExecutor};
 
 /// What is to be executed, and how it is confined.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -17,6 +18,8 @@ pub struct Order {
     pub binary: String,
     /// The program, absolute.
     pub program: String,
+    /// SHA-256 of the program's bytes, where it is a file of the system: what is started is the file that was hashed.
+    pub sha256: Option<Digest>,
     /// Its arguments.
     pub arguments: Vec<String>,
     /// Its whole environment.
@@ -33,6 +36,8 @@ pub struct Order {
     pub network: bool,
     /// Whether it is refused where the system cannot confine.
     pub require: bool,
+    /// Whether it runs inside bubblewrap; the supervisor knows.
+    pub wrapped: bool,
     /// Milliseconds after which it is killed.
     pub timeout_ms: u64,
     /// What it may use.
@@ -63,6 +68,8 @@ pub enum Fate {
     TimedOut,
     /// It was killed because it had too many processes.
     TooManyProcesses,
+    /// It was killed because its scratch directory took more of the disk than it may.
+    TooMuchDisk,
     /// It was killed because nobody wanted its result any more.
     Abandoned,
     /// It was to be killed, and something of it could not be.
@@ -71,6 +78,29 @@ pub enum Fate {
     Unconfined(String),
     /// It could not be started.
     Unstartable(String),
+}
+
+/// What the supervisor says.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Notice {
+    /// The process is confined to this level, and waits for consent before it becomes the program.
+    Reached(String),
+    /// It is over.
+    Ended(Verdict),
+}
+
+/// What is put before the repository's policy once the level is known, and before the program starts. Never stored.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConfinementInput<'a> {
+    /// Version of this format.
+    pub schema_version: &'a str,
+    /// The executor, as it stands in the capsule.
+    pub gen_executor: &'a GenExecutor,
+    /// The level that was reached, such as `landlock:7+seccomp`; `none` where it was not.
+    pub level: &'a str,
+    /// Its parts, such as `landlock:7` and `seccomp`; empty for `none`.
+    pub layers: Vec<&'a str>,
 }
 
 /// What the supervisor says when nothing of the executor is left.

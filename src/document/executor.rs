@@ -66,6 +66,9 @@ pub struct Limits {
     /// The largest file that it may write, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_bytes: Option<u64>,
+    /// Bytes of the disk that its scratch directory may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_bytes: Option<u64>,
     /// Processes at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub processes: Option<u64>,
@@ -90,6 +93,8 @@ pub struct Bounds {
     pub cpu_s: u64,
     /// The largest file that it may write, in bytes.
     pub file_bytes: u64,
+    /// Bytes of the disk that its scratch directory may take.
+    pub disk_bytes: u64,
     /// Processes at a time.
     pub processes: u64,
     /// Files in its folder when it ends, inputs included.
@@ -110,6 +115,7 @@ impl Limits {
             memory_bytes: self.memory_bytes.unwrap_or(4 << 30),
             cpu_s: self.cpu_s.unwrap_or(3600),
             file_bytes: self.file_bytes.unwrap_or(256 << 20),
+            disk_bytes: self.disk_bytes.unwrap_or(4 << 30),
             processes: self.processes.unwrap_or(512),
             output_files: self.output_files.unwrap_or(100_000),
             output_bytes: self.output_bytes.unwrap_or(1 << 30),

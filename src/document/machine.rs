@@ -8,7 +8,7 @@ use super::digest::Digest;
 use super::finding::Finding;
 use super::path::RepoPath;
 use super::phase::Phase;
-use super::record::PhaseStatus;
+use super::record::{PhaseStatus, Reused};
 
 /// The document of `run` and `status`.
 #[derive(Clone, Debug, Serialize)]
@@ -39,6 +39,9 @@ pub struct RunDocument {
     pub miss: Vec<Miss>,
     /// What there is to say.
     pub findings: Vec<Finding>,
+    /// What GEN took from earlier results instead of generating it; absent where that is nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reused: Vec<Reused>,
 }
 
 /// What a run or a status comes to.
@@ -125,6 +128,7 @@ impl RunDocument {
             artifacts: BTreeMap::new(),
             miss: Vec::new(),
             findings,
+            reused: Vec::new(),
         }
     }
 }

@@ -6,6 +6,7 @@ pub mod cache_entry;
 pub mod cage;
 pub mod capsule;
 pub mod check_report;
+pub mod closure;
 pub mod confinement;
 pub mod decision;
 pub mod digest;

@@ -44,6 +44,26 @@ pub struct Gen {
     pub generated: Vec<String>,
     /// The artifacts, in declared order.
     pub artifacts: Vec<Artifact>,
+    /// What is generated again when something changes. The default is not written down, so that leaving it out and saying it are the same.
+    #[serde(default, skip_serializing_if = "Granularity::is_phase")]
+    pub granularity: Granularity,
+}
+
+/// What is generated again when something that GEN depends on changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Granularity {
+    /// Everything.
+    #[default]
+    Phase,
+    /// The artifacts whose own closure changed. The executor promises that it makes each artifact from its closure alone.
+    Objective,
+}
+
+impl Granularity {
+    fn is_phase(&self) -> bool {
+        *self == Self::Phase
+    }
 }
 
 /// One file that GEN produces.

@@ -33,6 +33,21 @@ pub struct Record {
     /// The executor's run, if a program was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub executor: Option<RecordedExecutor>,
+    /// The artifacts that GEN did not generate, because an earlier result had them under the same closure: one entry per earlier result.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reused: Vec<Reused>,
+}
+
+/// What was taken from one earlier result of GEN.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reused {
+    /// The cache key of that result.
+    pub cache_key: Digest,
+    /// The phase commit that the result was found by, hexadecimal: its tree holds the documents that the closures were computed from.
+    pub run: String,
+    /// The closure key of each artifact that was taken, by path.
+    pub artifacts: BTreeMap<RepoPath, Digest>,
 }
 
 /// One run of an executor that is a program of its own. What depends on the machine stands here, and in no deterministic tree.

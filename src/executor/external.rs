@@ -5,21 +5,20 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::{self, Read, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use gix::bstr::ByteSlice as _;
-
 use super::harvest::{Harvest, harvest};
-use super::resolve;
+use super::printed::{MAX_PRINTED, Printed, holds_secret};
 use super::scratch::Scratch;
 use super::supervise::{ARGUMENT, SUPERVISE};
-use crate::document::confinement::{Fate, Order, Verdict};
+use super::{resolve, sandbox};
+use crate::document::confinement::{Fate, Notice, Order, Verdict};
 use crate::document::executor::{DEFAULT_TIMEOUT_S, ExecutorConfig, GenExecutor};
 use crate::document::finding::{Code, Finding};
 use crate::document::gen_exchange::Outputs;
@@ -32,11 +31,9 @@ use crate::document::schema::{Kind, parse, validate};
 const REQUEST_VARIABLE: &str = "CBIA_GEN_REQUEST";
 /// The variable that names the folder for temporary files.
 const TEMPORARY_VARIABLE: &str = "TMPDIR";
-/// An executor that prints more than this, in bytes, is killed.
-pub const MAX_PRINTED: u64 = 64 << 20;
-/// Values that are shorter than this, in bytes, are too common to be looked for as secrets.
-const SHORTEST_SECRET: usize = 8;
-const LONGEST_PAUSE: Duration = Duration::from_millis(5);
+/// How long what is printed may wait in a pipe, at first and at last, while nothing else happens.
+const SHORTEST_PAUSE: Duration = Duration::from_micros(100);
+const LONGEST_PAUSE: Duration = Duration::from_millis(10);
 
 /// A process that is to be started. The one place of the executor floor that makes one.
 pub(super) fn command(program: &Path) -> Command {
@@ -44,10 +41,24 @@ pub(super) fn command(program: &Path) -> Command {
     Command::new(program)
 }
 
-/// Becomes the ordered program. Returns only why that could not be.
-pub(super) fn become_program(order: &Order) -> io::Error {
-    let mut program = command(Path::new(&order.program));
-    program.args(&order.arguments).env_clear().envs(&order.environment).stdin(Stdio::null()).exec()
+/// Becomes the ordered program, whose errors go to `errors`. Returns only why that could not be.
+pub(super) fn become_program(order: &Order, errors: OwnedFd) -> io::Error {
+    let held = match order.sha256.map(|sha256| resolve::hold(&order.program, &sha256)).transpose() {
+        Ok(held) => held.flatten(),
+        Err(error) => return error,
+    };
+    let path = match &held {
+        // The open file, whatever its name stands for by now.
+        Some(file) => PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())),
+        None => PathBuf::from(&order.program),
+    };
+    let (path, before) = sandbox::outer(order, path);
+    let mut program = command(&path);
+    if before.is_empty() {
+        program.arg0(&order.program);
+    }
+    program.args(before).args(&order.arguments).env_clear().envs(&order.environment);
+    program.stdin(Stdio::null()).stderr(Stdio::from(errors)).exec()
 }
 
 /// What the executor is given.
@@ -83,7 +94,7 @@ pub struct Execution {
     pub level: String,
     /// How it ended, in a word.
     pub exit: String,
-    /// The beginning of what it printed, without the values of secrets.
+    /// What it printed, or the beginning and the end of it, without the values of secrets.
     pub log: Vec<u8>,
     /// What there is to say although it succeeded.
     pub warnings: Vec<Finding>,
@@ -98,8 +109,12 @@ impl Execution {
     }
 }
 
-/// Executes. When it returns, no process of the executor is left, and no scratch directory.
-pub fn execute(job: &Job<'_>, host: &Host<'_>) -> Execution {
+/// What there is to say against running at a level of confinement; nothing where it may.
+pub type Permit<'a> = &'a mut dyn FnMut(&str) -> Vec<Finding>;
+
+/// Executes, if `permit` has nothing against the level of confinement that was reached; it is asked before the program starts. When it
+/// returns, no process of the executor is left, and no scratch directory.
+pub fn execute(job: &Job<'_>, host: &Host<'_>, permit: Permit<'_>) -> Execution {
     let Some(config) = &job.executor.config else {
         return Execution::refused(vec![Finding::error(Code::ExecutorUnavailable, "no executor is configured")]);
     };
@@ -108,20 +123,24 @@ pub fn execute(job: &Job<'_>, host: &Host<'_>) -> Execution {
         Ok(prepared) => prepared,
         Err(findings) => return Execution::refused(findings),
     };
-    let ended = match converse(&order, host, &secrets) {
+    let ended = match converse(&order, host, &secrets, permit) {
         Ok(ended) => ended,
         Err(error) => {
             let message = format!("the executor could not be supervised: {error}");
             return Execution::refused(vec![Finding::error(Code::ExecutorFailed, message)]);
         }
     };
-    let Ended { log, printed, verdict, supervisor: Supervisor { mut process, channel } } = ended;
-    let verdict = verdict.unwrap_or_else(|| Verdict {
+    let Ended { log, printed, refusals, verdict, supervisor: Supervisor { mut process, channel } } = ended;
+    let mut verdict = verdict.unwrap_or_else(|| Verdict {
         level: "none".into(),
         fate: Fate::Unstartable("its supervisor ended without a word".into()),
         killed: 0,
     });
+    if !refusals.is_empty() {
+        verdict.fate = Fate::Unstartable("it is not allowed to".into());
+    }
     let harvest = match judge(&verdict, config, &order, printed) {
+        Some(_) if !refusals.is_empty() => Err(refusals),
         Some(finding) => Err(vec![finding]),
         None => harvest(&scratch, job.outputs, job.phase, job.request.0, &order.bounds)
             .and_then(|harvest| without_secrets(harvest, &secrets)),
@@ -131,8 +150,11 @@ pub fn execute(job: &Job<'_>, host: &Host<'_>) -> Execution {
     process.wait().ok();
     drop(scratch);
     let mut warnings = Vec::new();
-    if printed > log.len() as u64 {
-        let message = format!("the executor printed {printed} bytes, of which {} are kept", log.len());
+    if printed > order.bounds.log_bytes {
+        let message = format!(
+            "the executor printed {printed} bytes, of which the first and the last are kept, {} in all",
+            order.bounds.log_bytes
+        );
         warnings.push(Finding::warning(Code::ExecutorLogCut, message).hint("sandbox.limits.log_bytes keeps more"));
     }
     Execution { level: verdict.level, exit: spelled(&verdict.fate), log, warnings, harvest }
@@ -150,7 +172,10 @@ fn prepare(job: &Job<'_>, config: &ExecutorConfig, host: &Host<'_>) -> Result<Pr
     if !broken.is_empty() {
         return Err(broken.into_iter().map(|finding| Finding { code: Code::RequestInvalid, ..finding }).collect());
     }
-    let changed: Vec<Finding> = job.executor.programs.iter().filter_map(resolve::recheck).collect();
+    let words = config.command.as_deref().unwrap_or_default();
+    // The program itself is hashed once more by the process that becomes it.
+    let arguments = job.executor.programs.iter().filter(|program| Some(&program.path) != words.first());
+    let changed: Vec<Finding> = arguments.filter_map(resolve::recheck).collect();
     if !changed.is_empty() {
         return Err(changed);
     }
@@ -166,7 +191,6 @@ fn prepare(job: &Job<'_>, config: &ExecutorConfig, host: &Host<'_>) -> Result<Pr
         );
         vec![Finding::error(Code::ScratchFailed, message).hint("TMPDIR names another folder")]
     };
-    let words = config.command.as_deref().unwrap_or_default();
     let programs: Vec<&str> = words.iter().map(String::as_str).collect();
     let mut scratch = Scratch::new(&host.temporary, &files, &programs).map_err(failed)?;
     // The request is git cbia's own; that the executor may overwrite it harms nobody.
@@ -181,11 +205,13 @@ fn prepare(job: &Job<'_>, config: &ExecutorConfig, host: &Host<'_>) -> Result<Pr
     let Some((program, arguments)) = words.split_first() else {
         return Err(vec![Finding::error(Code::ExecutorUnavailable, "the executor has no command")]);
     };
+    let admitted = job.executor.programs.iter().find(|admitted| &admitted.path == program && program.starts_with('/'));
     let program = if program.starts_with('/') { program.clone() } else { format!("{tree}/{program}") };
     let arguments = arguments.iter().cloned().chain([format!("{tree}/{}", at.as_str())]).collect();
     let order = Order {
         binary: text(&host.program)?,
         program,
+        sha256: admitted.map(|admitted| admitted.sha256),
         arguments,
         environment,
         scratch: text(scratch.path())?,
@@ -194,6 +220,7 @@ fn prepare(job: &Job<'_>, config: &ExecutorConfig, host: &Host<'_>) -> Result<Pr
         read: sandbox.read,
         network: sandbox.network.unwrap_or(false),
         require: sandbox.require.unwrap_or(true),
+        wrapped: false,
         timeout_ms: config.timeout_s.unwrap_or(DEFAULT_TIMEOUT_S).saturating_mul(1000),
         bounds: sandbox.limits.unwrap_or_default().bounds(),
     };
@@ -224,30 +251,6 @@ fn environment(config: &ExecutorConfig, host: &Host<'_>) -> Result<Variables, Ve
     if findings.is_empty() { Ok((environment, secrets)) } else { Err(findings) }
 }
 
-/// What the executor printed.
-struct Printed<'a> {
-    show: &'a dyn Fn(&[u8]),
-    kept: Vec<u8>,
-    /// How much is kept: a secret that begins before the cut must be whole to be found.
-    room: usize,
-    total: u64,
-}
-
-impl Printed<'_> {
-    /// Takes in a part of what a pipe holds. Whether there was anything.
-    fn take(&mut self, stream: &mut dyn Read, buffer: &mut [u8]) -> bool {
-        // The pipe is empty, or broken: nobody is left who could say more.
-        let Ok(count @ 1..) = stream.read(buffer) else { return false };
-        if self.total <= MAX_PRINTED {
-            (self.show)(&buffer[..count]);
-        }
-        self.total += count as u64;
-        let room = self.room - self.kept.len();
-        self.kept.extend_from_slice(&buffer[..count.min(room)]);
-        true
-    }
-}
-
 struct Supervisor {
     process: Child,
     /// Closing it lets the supervisor end.
@@ -257,12 +260,14 @@ struct Supervisor {
 struct Ended {
     log: Vec<u8>,
     printed: u64,
+    /// Why it was not let start, if it was not.
+    refusals: Vec<Finding>,
     verdict: Option<Verdict>,
     supervisor: Supervisor,
 }
 
 /// Starts the supervisor, and reads what is printed until it gives its verdict. Never waits for a pipe that somebody holds.
-fn converse(order: &Order, host: &Host<'_>, secrets: &[String]) -> io::Result<Ended> {
+fn converse(order: &Order, host: &Host<'_>, secrets: &[String], permit: Permit<'_>) -> io::Result<Ended> {
     let (channel, theirs) = UnixStream::pair()?;
     let mut process = command(&host.program)
         .args([ARGUMENT, SUPERVISE])
@@ -278,74 +283,77 @@ fn converse(order: &Order, host: &Host<'_>, secrets: &[String]) -> io::Result<En
     let supervisor = Supervisor { process, channel };
     (&supervisor.channel).write_all(&line)?;
     let (Some(mut out), Some(mut err)) = (out, err) else { return Err(io::Error::other("there are no pipes")) };
-    for stream in [out.as_fd(), err.as_fd(), supervisor.channel.as_fd()] {
+    for stream in [out.as_fd(), err.as_fd()] {
         rustix::io::ioctl_fionbio(stream, true)?;
     }
     let longest = secrets.iter().map(String::len).max().unwrap_or(0);
-    let keep = order.bounds.log_bytes as usize;
-    let mut printed = Printed { show: host.show, kept: Vec::new(), room: keep + longest, total: 0 };
-    let (mut buffer, mut answer) = (vec![0; 64 << 10], Vec::new());
-    let mut pause = Duration::from_micros(50);
-    let mut ended = false;
+    let mut printed = Printed::new(host.show, order.bounds.log_bytes as usize, longest);
+    let (mut buffer, mut said) = (vec![0; 64 << 10], Vec::new());
+    let mut pause = SHORTEST_PAUSE;
+    let (mut verdict, mut refusals, mut ended) = (None, Vec::new(), false);
     loop {
-        ended = ended || listen(&supervisor.channel, &mut answer);
-        let some = printed.take(&mut out, &mut buffer) | printed.take(&mut err, &mut buffer);
-        match (some, ended) {
-            // What was printed before the verdict was in the pipes by then.
-            (false, true) => break,
-            (false, false) => {
-                std::thread::sleep(pause);
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
-            (true, _) if printed.total > MAX_PRINTED => {
+        if printed.take(&mut out, &mut buffer) | printed.take(&mut err, &mut buffer) {
+            if printed.total > MAX_PRINTED {
                 // The supervisor sees that nobody wants the result any more.
                 supervisor.channel.shutdown(std::net::Shutdown::Write).ok();
             }
-            (true, _) => pause = Duration::from_micros(50),
+            pause = SHORTEST_PAUSE;
+            continue;
         }
-    }
-    let mut log = redact(printed.kept, secrets);
-    log.truncate(keep);
-    Ok(Ended { log, printed: printed.total, verdict: serde_json::from_slice(&answer).ok(), supervisor })
-}
-
-/// Takes in what the supervisor says; whether it has said everything.
-fn listen(mut channel: &UnixStream, answer: &mut Vec<u8>) -> bool {
-    let mut buffer = [0; 4096];
-    loop {
-        match channel.read(&mut buffer) {
-            Ok(0) => return true,
-            Ok(count) => {
-                answer.extend_from_slice(&buffer[..count]);
-                if answer.ends_with(b"\n") {
-                    return true;
+        if ended {
+            // What was printed before the verdict was in the pipes by then.
+            break;
+        }
+        // It is the supervisor's word that is waited for; what is printed may wait a moment.
+        supervisor.channel.set_read_timeout(Some(pause))?;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        match listen(&supervisor.channel, &mut said) {
+            Heard::Nothing => {}
+            Heard::Said(Notice::Reached(level)) => {
+                refusals = permit(&level);
+                if refusals.is_empty() {
+                    (&supervisor.channel).write_all(b"\n").ok();
+                } else {
+                    supervisor.channel.shutdown(std::net::Shutdown::Write).ok();
                 }
             }
-            Err(error) => return !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+            Heard::Said(Notice::Ended(last)) => (verdict, ended) = (Some(last), true),
+            Heard::Gone => ended = true,
         }
     }
+    let total = printed.total;
+    Ok(Ended { log: printed.kept(secrets), printed: total, refusals, verdict, supervisor })
 }
 
-/// The same bytes with stars in the place of secrets.
-fn redact(mut bytes: Vec<u8>, secrets: &[String]) -> Vec<u8> {
-    for secret in secrets.iter().filter(|secret| secret.len() >= SHORTEST_SECRET) {
-        let mut at = 0;
-        while let Some(found) = find(&bytes[at..], secret.as_bytes()) {
-            bytes[at + found..at + found + secret.len()].fill(b'*');
-            at += found + secret.len();
+enum Heard {
+    Nothing,
+    Said(Notice),
+    Gone,
+}
+
+/// Hears one line of the supervisor, if it comes in time. `said` holds what has come of it so far.
+fn listen(mut channel: &UnixStream, said: &mut Vec<u8>) -> Heard {
+    let mut byte = [0; 1];
+    loop {
+        match channel.read(&mut byte) {
+            Ok(0) => return Heard::Gone,
+            Ok(_) if byte == *b"\n" => {
+                let notice = serde_json::from_slice(&std::mem::take(said));
+                return notice.map_or(Heard::Gone, Heard::Said);
+            }
+            Ok(_) => said.extend_from_slice(&byte),
+            Err(error) => {
+                let waited =
+                    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted);
+                return if waited { Heard::Nothing } else { Heard::Gone };
+            }
         }
     }
-    bytes
-}
-
-fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes.find(wanted)
 }
 
 /// An artifact that holds a value that was passed on depends on something that is in no key, and would publish it.
 fn without_secrets(harvest: Harvest, secrets: &[String]) -> Result<Harvest, Vec<Finding>> {
-    let holds =
-        |bytes: &[u8]| secrets.iter().any(|secret| secret.len() >= SHORTEST_SECRET && find(bytes, secret.as_bytes()).is_some());
+    let holds = |bytes: &[u8]| holds_secret(bytes, secrets);
     let hint = "if it is no secret, give it in env, where it is part of the key, instead of sandbox.pass_env";
     let finding = |what: &str| {
         Finding::error(Code::OutputHoldsSecret, format!("{what} holds the value of a variable that was passed on")).hint(hint)
@@ -365,6 +373,7 @@ fn spelled(fate: &Fate) -> String {
         Fate::Signalled(signal) => format!("signal {signal}"),
         Fate::TimedOut => "time-out".into(),
         Fate::TooManyProcesses => "too many processes".into(),
+        Fate::TooMuchDisk => "too much disk".into(),
         Fate::Abandoned => "stopped".into(),
         Fate::Unkillable => "cannot be killed".into(),
         Fate::Unconfined(_) | Fate::Unstartable(_) => "not started".into(),
@@ -403,6 +412,14 @@ fn judge(verdict: &Verdict, config: &ExecutorConfig, order: &Order, printed: u64
             error(Code::ExecutorKilled, format!("the executor had more than {limit} processes, and was killed"))
                 .hint("sandbox.limits.processes allows more")
         }
+        Fate::TooMuchDisk => {
+            let limit = order.bounds.disk_bytes;
+            error(
+                Code::ExecutorKilled,
+                format!("the executor's scratch directory took more than {limit} bytes, and it was killed"),
+            )
+            .hint("sandbox.limits.disk_bytes allows more")
+        }
         Fate::Abandoned if printed > MAX_PRINTED => {
             error(Code::ExecutorKilled, format!("the executor printed more than {MAX_PRINTED} bytes, and was killed"))
                 .hint("write results to the declared outputs, and less to the terminal")
@@ -418,23 +435,4 @@ fn judge(verdict: &Verdict, config: &ExecutorConfig, order: &Order, printed: u64
         Fate::Unstartable(why) => error(Code::ExecutorNotFound, format!("the executor {program} cannot be started: {why}"))
             .hint("it must be executable, and lie where it may be read: sandbox.read names further folders"),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn secrets_are_starred_wherever_they_stand() {
-        let secrets = ["hunter2hunter2".to_owned(), "short".to_owned()];
-        let cases = [
-            ("a hunter2hunter2 b", "a ************** b"),
-            ("hunter2hunter2hunter2hunter2", "****************************"),
-            ("short hunter2", "short hunter2"),
-            ("", ""),
-        ];
-        for (given, wanted) in cases {
-            assert_eq!(String::from_utf8(redact(given.as_bytes().to_vec(), &secrets)).unwrap(), wanted);
-        }
-    }
 }

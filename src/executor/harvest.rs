@@ -20,6 +20,8 @@ use crate::document::schema::{Kind, load};
 
 /// The largest report that is read, in bytes.
 pub const MAX_REPORT_BYTES: u64 = 16 << 20;
+/// Fewer files than this are not worth a thread.
+const SMALLEST_PART: usize = 64;
 /// At most this many findings are told.
 const MAX_FINDINGS: usize = 100;
 
@@ -81,7 +83,7 @@ pub fn harvest(
         }
     };
     let said = reported(&report, &declared, &outputs.execution_report, &mut findings);
-    let mut artifacts = BTreeMap::new();
+    let mut wanted = Vec::new();
     let mut left = bounds.output_bytes;
     for path in declared {
         if let Some(finding) = found.absent(path) {
@@ -90,21 +92,39 @@ pub fn harvest(
             }
             continue;
         }
-        match take(scratch, path, left, said.get(path).copied()) {
-            Ok(bytes) => {
-                left -= bytes.len() as u64;
-                artifacts.insert(path.clone(), bytes);
-            }
-            Err(finding) => {
-                let full = finding.code == Code::OutputTooLarge;
-                findings.push(finding);
-                if full {
-                    break;
-                }
-            }
+        let Some(Found::File(print)) = found.files.get(path) else { continue };
+        let Some(rest) = left.checked_sub(print.bytes()) else {
+            let message = format!("the artifacts are larger than the limit: {path} goes beyond it");
+            findings.push(Finding::error(Code::OutputTooLarge, message).at(path).hint("sandbox.limits.output_bytes allows more"));
+            break;
+        };
+        left = rest;
+        wanted.push((path, print.bytes()));
+    }
+    let mut artifacts = BTreeMap::new();
+    let taken = in_parallel(&wanted, |(path, bytes)| take(scratch, path, *bytes, said.get(path).copied()));
+    for ((path, _), taken) in wanted.iter().zip(taken) {
+        match taken {
+            Ok(bytes) => drop(artifacts.insert((*path).clone(), bytes)),
+            Err(finding) => findings.push(finding),
         }
     }
     if findings.is_empty() { Ok(Harvest { artifacts, tool_versions: report.tool_versions }) } else { Err(cut(findings)) }
+}
+
+/// What `action` gives for each item, in their order.
+fn in_parallel<T: Sync, R: Send>(items: &[T], action: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let part = items.len().div_ceil(threads).max(SMALLEST_PART);
+    if items.len() <= part {
+        return items.iter().map(action).collect();
+    }
+    std::thread::scope(|scope| {
+        let action = &action;
+        let start = |part| scope.spawn(move || Vec::from_iter(<[T]>::iter(part).map(action)));
+        let parts: Vec<_> = items.chunks(part).map(start).collect();
+        parts.into_iter().flat_map(|part| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    })
 }
 
 fn cut(mut findings: Vec<Finding>) -> Vec<Finding> {
@@ -290,14 +310,13 @@ fn reported<'a>(
 }
 
 /// An artifact's bytes, if they are what the report says.
-fn take(scratch: &Scratch, path: &RepoPath, left: u64, said: Option<&ReportedArtifact>) -> Result<Vec<u8>, Finding> {
+fn take(scratch: &Scratch, path: &RepoPath, size: u64, said: Option<&ReportedArtifact>) -> Result<Vec<u8>, Finding> {
     let missing = |message: String| Finding::error(Code::OutputMissing, message).at(path);
-    let Some(bytes) = read(scratch, path, left)? else {
+    let Some(bytes) = read(scratch, path, size)? else {
         return Err(missing(format!("the executor did not write {path}")).hint("every declared artifact must be produced"));
     };
-    if bytes.len() as u64 > left {
-        let message = format!("the artifacts are larger than the limit: {path} goes beyond it");
-        return Err(Finding::error(Code::OutputTooLarge, message).at(path).hint("sandbox.limits.output_bytes allows more"));
+    if bytes.len() as u64 != size {
+        return Err(unreadable(path, "it changed, although nobody is left to change it"));
     }
     let Some(said) = said else {
         return Err(missing(format!("the report does not list {path}")).hint("every declared artifact must be reported"));

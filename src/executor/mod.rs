@@ -4,7 +4,9 @@
 pub mod builtin;
 pub mod external;
 mod harvest;
+mod printed;
 pub mod resolve;
 mod sandbox;
 mod scratch;
 pub mod supervise;
+mod wrap;

@@ -1,6 +1,6 @@
 //! Which executor a configuration comes to. Chosen explicitly, never dynamically: its identity is part of the capsule.
 
-use std::io;
+use std::io::{self, Read as _};
 
 use crate::document::digest::Digest;
 use crate::document::executor::{ExecutorConfig, ExecutorKind, GenExecutor, Program};
@@ -122,6 +122,20 @@ pub fn recheck(program: &Program) -> Option<Finding> {
     }
 }
 
+/// The program at `path`, open, if its bytes are the ones that were admitted, and `None` if they are but the file must be started by its name:
+/// a script, which its interpreter opens again, or anything where open files have no names. Who can write into the open file itself is not
+/// kept from it.
+pub fn hold(path: &str, sha256: &Digest) -> io::Result<Option<std::fs::File>> {
+    let mut file = std::fs::File::open(path)?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    if Digest::of(&bytes) != *sha256 {
+        return Err(io::Error::other("it is not the program that was admitted: it has changed since"));
+    }
+    let named = bytes.starts_with(b"#!") || !cfg!(target_os = "linux") || !std::path::Path::new("/proc/self/fd").exists();
+    Ok((!named).then_some(file))
+}
+
 /// Whether `executor` is the built-in generator: nothing is configured, or `local` without a command.
 pub fn is_builtin(executor: &GenExecutor) -> bool {
     executor.config.as_ref().is_none_or(|config| config.kind == ExecutorKind::Local && config.command.is_none())
@@ -222,6 +236,27 @@ mod tests {
         for path in ["/bin/sh", "/no/such/program", "/usr"] {
             assert_eq!(recheck(&program(path, b"")).unwrap().code, Code::ExecutorNotFound, "{path}");
         }
+    }
+
+    #[test]
+    fn what_is_started_is_the_file_that_was_hashed() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str, bytes: &[u8]| {
+            let path = folder.path().join(name).to_str().unwrap().to_owned();
+            std::fs::write(&path, bytes).unwrap();
+            path
+        };
+        let path = place("program", b"\x7fELF");
+        let mut held = hold(&path, &Digest::of(b"\x7fELF")).unwrap().unwrap();
+        // Another file takes the name; the open one stays what it was.
+        std::fs::rename(place("other", b"other"), &path).unwrap();
+        let mut bytes = Vec::new();
+        io::Seek::rewind(&mut held).unwrap();
+        held.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, b"\x7fELF");
+        assert!(hold(&path, &Digest::of(b"\x7fELF")).unwrap_err().to_string().contains("has changed since"));
+        let script = place("script", b"#!/bin/sh\n");
+        assert!(hold(&script, &Digest::of(b"#!/bin/sh\n")).unwrap().is_none());
     }
 
     #[test]

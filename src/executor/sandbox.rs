@@ -6,6 +6,8 @@
 //!
 //! A process confines itself here before it becomes the executor; whatever cannot be enforced in full is an error.
 
+use std::path::PathBuf;
+
 use crate::document::confinement::Order;
 
 /// Confines this process, without return. Gives the level that was reached.
@@ -13,8 +15,14 @@ pub fn confine(order: &Order) -> Result<String, String> {
     let level = system::confine(order);
     match level {
         Err(_) if !order.require => Ok("none".into()),
+        Ok(level) if order.wrapped => Ok(format!("{}+{level}", super::wrap::LAYER)),
         level => level,
     }
+}
+
+/// What is started in the program's place, and the arguments that come before its own: where the system confines by a program of its own.
+pub fn outer(order: &Order, program: PathBuf) -> (PathBuf, Vec<String>) {
+    system::outer(order, program)
 }
 
 /// Sets the resource limits, which need no support of the kernel.
@@ -35,9 +43,59 @@ pub fn limit(order: &Order) -> Result<(), String> {
     }
 }
 
-#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))))]
+/// macOS confines by a program of its own, which is told what is allowed and becomes what it confines.
+#[cfg(target_os = "macos")]
 mod system {
+    use std::path::{Path, PathBuf};
+
     use super::Order;
+
+    const PROGRAM: &str = "/usr/bin/sandbox-exec";
+    const READABLE: [&str; 8] =
+        ["/usr", "/bin", "/sbin", "/System", "/Library", "/opt/homebrew", "/private/var/db/dyld", "/private/etc/localtime"];
+
+    pub fn confine(_: &Order) -> Result<String, String> {
+        if Path::new(PROGRAM).is_file() { Ok("sandbox-exec".into()) } else { Err(format!("{PROGRAM} is not there")) }
+    }
+
+    pub fn outer(order: &Order, program: PathBuf) -> (PathBuf, Vec<String>) {
+        if !Path::new(PROGRAM).is_file() {
+            return (program, Vec::new());
+        }
+        let program = program.to_string_lossy().into_owned();
+        (PathBuf::from(PROGRAM), vec!["-p".into(), profile(order), program])
+    }
+
+    fn profile(order: &Order) -> String {
+        // The profile matches paths as they are once every link is followed.
+        let real =
+            |path: &str| std::fs::canonicalize(path).map_or_else(|_| path.to_owned(), |p| p.to_string_lossy().into_owned());
+        let quoted = |path: &str| format!("(subpath \"{}\")", real(path).replace('\\', "\\\\").replace('"', "\\\""));
+        let all = |paths: &mut dyn Iterator<Item = &str>| paths.map(quoted).collect::<Vec<_>>().join(" ");
+        let read = all(&mut READABLE.into_iter().chain(order.read.iter().map(String::as_str)));
+        let own = all(&mut [order.tree.as_str(), order.temporary.as_str()].into_iter());
+        let network = if order.network { "(allow network-outbound (remote ip)) (allow system-socket)" } else { "" };
+        format!(
+            "(version 1) (deny default) (allow process-exec process-fork) (allow signal (target same-sandbox)) (allow sysctl-read) \
+             (allow file-read-metadata) (allow file-read* (literal \"/\") {read} {own}) (allow file-write* {own}) \
+             (allow file-read* (literal \"/dev/null\") (literal \"/dev/zero\") (literal \"/dev/random\") (literal \"/dev/urandom\")) \
+             (allow file-write-data (literal \"/dev/null\")) {network}"
+        )
+    }
+}
+
+#[cfg(not(any(
+    target_os = "macos",
+    all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))
+)))]
+mod system {
+    use std::path::PathBuf;
+
+    use super::Order;
+
+    pub fn outer(_: &Order, program: PathBuf) -> (PathBuf, Vec<String>) {
+        (program, Vec::new())
+    }
 
     pub fn confine(_: &Order) -> Result<String, String> {
         Err("this system has neither Landlock nor seccomp".into())
@@ -57,6 +115,11 @@ mod system {
     };
 
     use super::Order;
+
+    /// The process has confined itself.
+    pub fn outer(_: &Order, program: std::path::PathBuf) -> (std::path::PathBuf, Vec<String>) {
+        (program, Vec::new())
+    }
 
     /// Programs, libraries, and the few settings that the loader and the C library need. What is not there is left out.
     const READABLE: [&str; 17] = [

@@ -41,6 +41,11 @@ impl Print {
             links: metadata.nlink(),
         }
     }
+
+    /// The size, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
 }
 
 impl From<&rustix::fs::Stat> for Print {
@@ -196,6 +201,27 @@ pub fn remove(top: &Path) {
     }
 }
 
+/// Bytes of the disk that a directory takes, as far as it can be seen while somebody may be writing in it; counted no further than `limit`.
+pub fn weight(top: &Path, limit: u64) -> u64 {
+    let mut waiting = vec![top.to_owned()];
+    let mut bytes = 0u64;
+    while let Some(folder) = waiting.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        for entry in entries.flatten() {
+            // Of the entry itself, also if it is a link.
+            let Ok(stat) = entry.metadata() else { continue };
+            bytes = bytes.saturating_add(stat.blocks().saturating_mul(512));
+            if bytes > limit {
+                return bytes;
+            }
+            if stat.is_dir() {
+                waiting.push(entry.path());
+            }
+        }
+    }
+    bytes
+}
+
 fn flatten(top: &Path) -> io::Result<()> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = |parent: &dyn std::os::fd::AsFd, name: &[u8]| rustix::fs::openat(parent, name, flags, Mode::empty());
@@ -216,8 +242,15 @@ fn flatten(top: &Path) -> io::Result<()> {
             if matches!(name, b"." | b"..") || is_root && name == LOCK.as_bytes() {
                 continue;
             }
-            let stat = rustix::fs::statat(&handle, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
-            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            let kind = match entry.file_type() {
+                // The file system does not tell.
+                FileType::Unknown => {
+                    let stat = rustix::fs::statat(&handle, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
+                    FileType::from_raw_mode(stat.st_mode)
+                }
+                kind => kind,
+            };
+            if kind == FileType::Directory {
                 folders.push(name.to_vec());
             } else {
                 rustix::fs::unlinkat(&handle, entry.file_name(), AtFlags::empty())?;
@@ -279,6 +312,19 @@ mod tests {
         drop(Scratch::new(parent.path(), &files(), &[]).unwrap());
         let left: Vec<_> = std::fs::read_dir(parent.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left, ["git-cbia-other"]);
+    }
+
+    #[test]
+    fn what_it_takes_of_the_disk_is_weighed() {
+        let parent = tempfile::tempdir().unwrap();
+        let scratch = Scratch::new(parent.path(), &files(), &[]).unwrap();
+        let before = weight(scratch.path(), u64::MAX);
+        std::fs::create_dir_all(scratch.temporary().join("a/b")).unwrap();
+        std::fs::write(scratch.temporary().join("a/b/c"), vec![1; 1 << 20]).unwrap();
+        std::os::unix::fs::symlink("/usr", scratch.tree().join("link")).unwrap();
+        let after = weight(scratch.path(), u64::MAX);
+        assert!((before + (1 << 20)..before + (2 << 20)).contains(&after), "{before} {after}");
+        assert!(weight(scratch.path(), 4096) > 4096);
     }
 
     #[test]

@@ -12,14 +12,16 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::mpsc::{Receiver, Sender};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, WaitOptions};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
 
 use super::external::{become_program, command};
-use super::{sandbox, scratch};
-use crate::document::confinement::{Fate, Order, Verdict, Word};
+use super::{sandbox, scratch, wrap};
+use crate::document::confinement::{Fate, Notice, Order, Verdict, Word};
 use crate::document::json;
 
 /// The hidden first argument that makes the binary one of these processes.
@@ -33,6 +35,8 @@ const GRACE: Duration = Duration::from_millis(200);
 const KILLING: Duration = Duration::from_secs(60);
 /// How often processes are counted.
 const COUNT_EVERY: Duration = Duration::from_millis(200);
+/// How often the scratch directory is weighed, at most.
+const WEIGH_EVERY: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(5);
 
 /// Runs as the process that the second argument names.
@@ -66,35 +70,118 @@ fn say(mut channel: &UnixStream, what: &impl serde::Serialize) -> io::Result<()>
 }
 
 fn supervise() -> io::Result<()> {
-    let (channel, order) = channel()?;
+    let (channel, mut order) = channel()?;
     // Ctrl-C goes to the terminal's foreground group, of which this is not a member any more.
     rustix::process::setsid()?;
     adopt_orphans()?;
-    let (ours, theirs) = UnixStream::pair()?;
-    let spawned = command(Path::new(&order.binary))
-        .args([ARGUMENT, CONFINE])
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .spawn()?;
-    let child = Pid::from_raw(spawned.id() as i32).ok_or_else(|| io::Error::other("the child has no id"))?;
-    say(&ours, &order)?;
-    for socket in [&ours, &channel] {
-        socket.set_nonblocking(true)?;
+    let (tell, events) = std::sync::mpsc::channel();
+    hear_giver(&channel, tell.clone())?;
+    let mut ran = match wrap::command(&order) {
+        Some((program, before)) => {
+            order.wrapped = true;
+            let mut wrapped = command(program);
+            wrapped.args(before);
+            run(wrapped, &channel, (&tell, &events), &order)?
+        }
+        None => run(command(Path::new(&order.binary)), &channel, (&tell, &events), &order)?,
+    };
+    let unheard = matches!(ran.fate, Fate::Exited(_) | Fate::Signalled(_)) && ran.words.is_empty() && ran.gone;
+    if order.wrapped && unheard && !ran.abandoned {
+        // bubblewrap could not do its work here, which is why nothing was said.
+        order.wrapped = false;
+        ran = run(command(Path::new(&order.binary)), &channel, (&tell, &events), &order)?;
     }
-    let mut words = Vec::new();
-    let fate = watch(child, &channel, &ours, &mut words, &order);
-    let ended = matches!(fate, Fate::Exited(_) | Fate::Signalled(_));
-    let (killed, gone) = end(if ended { GRACE } else { Duration::ZERO });
-    hear(&ours, &mut words);
-    let verdict = verdict(fate, &words, killed, gone);
-    channel.set_nonblocking(false)?;
     // Whoever gave the order harvests now, removes the directory and closes its end; or is gone already.
-    if say(&channel, &verdict).is_ok() {
+    if say(&channel, &Notice::Ended(verdict(ran))).is_ok() {
         io::copy(&mut &channel, &mut io::sink()).ok();
     }
     scratch::remove(Path::new(&order.scratch));
     Ok(())
+}
+
+/// A confined process that was started, and of which nothing is left, or nothing that can be killed.
+struct Finished {
+    fate: Fate,
+    words: Vec<String>,
+    killed: u64,
+    gone: bool,
+    abandoned: bool,
+}
+
+/// Starts the process that confines itself, and waits until nothing is left of it.
+fn run(
+    mut process: Command,
+    channel: &UnixStream,
+    (tell, events): (&Sender<Event>, &Receiver<Event>),
+    order: &Order,
+) -> io::Result<Finished> {
+    let (ours, theirs) = UnixStream::pair()?;
+    // The program's errors go where its output goes, in their order; this is about what the process says before.
+    let stderr = if order.wrapped { Stdio::null() } else { Stdio::inherit() };
+    process.args([ARGUMENT, CONFINE]).env_clear().current_dir("/").stdin(Stdio::from(OwnedFd::from(theirs))).stderr(stderr);
+    let spawned = process.spawn()?;
+    // It holds the other end, whose closing tells that the process is gone.
+    drop(process);
+    let child = Pid::from_raw(spawned.id() as i32).ok_or_else(|| io::Error::other("the child has no id"))?;
+    // A process that ends at once is heard of below.
+    say(&ours, order).ok();
+    let listener = hear_child(child, &ours, tell)?;
+    let mut words = Vec::new();
+    let fate = watch(child, channel, &ours, events, &mut words, order);
+    let ended = matches!(fate, Fate::Exited(_) | Fate::Signalled(_));
+    let (killed, gone) = end(if ended { GRACE } else { Duration::ZERO });
+    let mut abandoned = fate == Fate::Abandoned;
+    // Nobody is left who could keep the socket open.
+    if gone && listener.join().is_ok() {
+        for event in events.try_iter() {
+            match event {
+                Event::Said(word) => words.push(word),
+                Event::Abandoned => abandoned = true,
+                Event::Ended | Event::Consent => {}
+            }
+        }
+    }
+    Ok(Finished { fate, words, killed, gone, abandoned })
+}
+
+/// What the supervisor waits for.
+enum Event {
+    /// The confined process has ended.
+    Ended,
+    /// The confined process said this line.
+    Said(String),
+    /// The one who gave the order consents to the level that was reached.
+    Consent,
+    /// The one who gave the order wants no result any more, or is gone.
+    Abandoned,
+}
+
+/// Waits in a thread for what the one who gave the order says.
+fn hear_giver(channel: &UnixStream, tell: Sender<Event>) -> io::Result<()> {
+    let mut channel = channel.try_clone()?;
+    let hear = move || {
+        while let Ok(1..) = channel.read(&mut [0; 64]) {
+            tell.send(Event::Consent).ok();
+        }
+        tell.send(Event::Abandoned).ok();
+    };
+    std::thread::Builder::new().spawn(hear).map(drop)
+}
+
+/// Waits for the confined process in one thread, and for what it says in another, which is given.
+fn hear_child(child: Pid, confined: &UnixStream, tell: &Sender<Event>) -> io::Result<JoinHandle<()>> {
+    let teller = tell.clone();
+    std::thread::Builder::new().spawn(move || {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        while matches!(rustix::process::waitid(WaitId::Pid(child), options), Err(rustix::io::Errno::INTR)) {}
+        teller.send(Event::Ended).ok();
+    })?;
+    let (confined, teller) = (BufReader::new(confined.try_clone()?), tell.clone());
+    std::thread::Builder::new().spawn(move || {
+        for line in confined.lines().map_while(Result::ok) {
+            teller.send(Event::Said(line)).ok();
+        }
+    })
 }
 
 #[cfg(target_os = "linux")]
@@ -107,64 +194,75 @@ fn adopt_orphans() -> io::Result<()> {
     Ok(())
 }
 
-fn verdict(fate: Fate, words: &[u8], killed: u64, gone: bool) -> Verdict {
+fn verdict(ran: Finished) -> Verdict {
     let mut level = "none".to_owned();
     let mut refused = Some(Fate::Unstartable("its process ended before it was confined".into()));
-    for line in words.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-        match serde_json::from_slice(line) {
+    for line in &ran.words {
+        match serde_json::from_str(line) {
             Ok(Word::Confined(reached)) => (level, refused) = (reached, None),
             Ok(Word::Unconfined(why)) => refused = Some(Fate::Unconfined(why)),
             Ok(Word::Unstartable(why)) => refused = Some(Fate::Unstartable(why)),
             Err(error) => refused = Some(Fate::Unstartable(error.to_string())),
         }
     }
-    let fate = match (fate, refused) {
+    let fate = match (ran.fate, refused) {
         (Fate::Exited(_), Some(refused)) => refused,
-        (fate, _) if gone => fate,
+        (fate, _) if ran.gone => fate,
         _ => Fate::Unkillable,
     };
-    Verdict { level, fate, killed }
-}
-
-/// What the confined process has said so far.
-fn hear(mut from: &UnixStream, words: &mut Vec<u8>) {
-    let mut buffer = [0; 4096];
-    while let Ok(count @ 1..) = from.read(&mut buffer) {
-        words.extend_from_slice(&buffer[..count]);
-    }
+    Verdict { level, fate, killed: ran.killed }
 }
 
 /// Waits until the executor has ended, or must.
-fn watch(child: Pid, mut channel: &UnixStream, words_from: &UnixStream, words: &mut Vec<u8>, order: &Order) -> Fate {
+fn watch(
+    child: Pid,
+    channel: &UnixStream,
+    mut confined: &UnixStream,
+    events: &Receiver<Event>,
+    words: &mut Vec<String>,
+    order: &Order,
+) -> Fate {
     let started = Instant::now();
     let deadline = Duration::from_millis(order.timeout_ms);
-    let (mut pause, mut counted) = (Duration::from_micros(50), Duration::ZERO);
+    let (mut counted, mut weigh_at) = (Duration::ZERO, WEIGH_EVERY);
     loop {
-        hear(words_from, words);
         // Orphans that came here and ended are reaped on the way.
         while let Ok(Some((process, status))) = rustix::process::wait(WaitOptions::NOHANG) {
             if process == child {
                 let signal = status.terminating_signal().map(Fate::Signalled);
-                return signal.unwrap_or(Fate::Exited(status.exit_status().unwrap_or(-1)));
+                return signal.unwrap_or_else(|| wrap::fate(order, status.exit_status().unwrap_or(-1)));
             }
         }
         let elapsed = started.elapsed();
         if elapsed >= deadline {
             return Fate::TimedOut;
         }
-        match channel.read(&mut [0; 64]) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            // Closed, or a word that nobody should say.
-            _ => return Fate::Abandoned,
-        }
         if elapsed - counted >= COUNT_EVERY {
             counted = elapsed;
-            if family().1 > order.bounds.processes {
+            if family().1 > order.bounds.processes + u64::from(order.wrapped) {
                 return Fate::TooManyProcesses;
             }
         }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        if elapsed >= weigh_at {
+            if scratch::weight(Path::new(&order.scratch), order.bounds.disk_bytes) > order.bounds.disk_bytes {
+                return Fate::TooMuchDisk;
+            }
+            // A large directory takes its time, of which this takes a tenth at most.
+            let now = started.elapsed();
+            weigh_at = now + WEIGH_EVERY.max((now - elapsed) * 10);
+        }
+        match events.recv_timeout((deadline - elapsed).min(COUNT_EVERY)) {
+            Ok(Event::Said(word)) => {
+                if let Ok(Word::Confined(level)) = serde_json::from_str(&word) {
+                    say(channel, &Notice::Reached(level)).ok();
+                }
+                words.push(word);
+            }
+            Ok(Event::Consent) => drop(confined.write_all(b"\n")),
+            Ok(Event::Abandoned) => return Fate::Abandoned,
+            // It is reaped above.
+            Ok(Event::Ended) | Err(_) => {}
+        }
     }
 }
 
@@ -230,16 +328,22 @@ fn family() -> (Vec<Pid>, u64) {
 
 /// Confines this process and becomes the executor. Returns only if that fails, having said why.
 fn confined() -> io::Result<()> {
-    let (channel, order) = channel()?;
+    let (mut channel, order) = channel()?;
     let word = match prepare(&order) {
         Err(error) => Word::Unconfined(error),
         Ok(()) => match sandbox::confine(&order) {
             Err(error) => Word::Unconfined(error),
             Ok(level) => {
                 say(&channel, &Word::Confined(level))?;
+                // Nobody has seen a byte of the program before it may run as well confined as this.
+                if channel.read(&mut [0; 1])? == 0 {
+                    return Ok(());
+                }
+                // In one pipe, what is printed keeps its order.
+                let errors = io::stdout().as_fd().try_clone_to_owned()?;
                 match sandbox::limit(&order) {
                     Err(error) => Word::Unconfined(error),
-                    Ok(()) => Word::Unstartable(become_program(&order).to_string()),
+                    Ok(()) => Word::Unstartable(become_program(&order, errors).to_string()),
                 }
             }
         },

@@ -9,11 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::Evidence;
+use super::{Evidence, Judge};
 use crate::document::SCHEMA_VERSION;
 use crate::document::authority_ledger::AuthorityLedger;
 use crate::document::cache_entry::{CacheKey, ToolVersions};
+use crate::document::confinement::ConfinementInput;
 use crate::document::digest::Digest;
+use crate::document::executor::GenExecutor;
 use crate::document::finding::{Code, Finding};
 use crate::document::gen_exchange::{
     GenReport, GenRequest, OutputArtifact, Outputs, OutputsManifest, PhaseConfig, ReportedArtifact,
@@ -31,6 +33,7 @@ use crate::executor::external::{self, Host};
 use crate::executor::resolve::{RUNNER_VERSION, generator_version, is_builtin};
 use crate::gate::assurance::Admission;
 use crate::gate::paths::TEMPLATES_FOLDER;
+use crate::policy::{Bundle, Decision, Question};
 
 /// Raised when what the phase emits changes.
 pub const VERSION: u32 = 1;
@@ -40,12 +43,15 @@ pub const REQUEST_PATH: &str = "execution/gen/request.json";
 pub const OUTPUTS_PATH: &str = "execution/gen/outputs.json";
 /// Where the executor's report goes.
 pub const REPORT_PATH: &str = "execution/gen/executor.report.json";
-/// Where the beginning of what an executor printed goes, in the record's tree.
+/// Where what an executor printed goes, or its beginning and end, in the record's tree.
 pub const LOG_PATH: &str = "execution/gen/executor.log";
 /// Where the run ledger goes.
 pub const RUN_LEDGER_PATH: &str = "execution/ledger/run.ledger.json";
 /// Where the artifact map goes.
 pub const ARTIFACT_HASHES_PATH: &str = "execution/ledger/artifact_hashes.json";
+
+/// The rule that is asked, where there is one, whether a program may run as well confined as it is.
+pub const CONFINEMENT_QUERY: &str = "data.control.executor.allow";
 
 /// What the phase's output depends on.
 pub struct Input<'a> {
@@ -106,7 +112,7 @@ pub struct Trace {
     pub level: String,
     /// How it ended.
     pub exit: String,
-    /// The beginning of what it printed.
+    /// What it printed, or its beginning and end.
     pub log: Vec<u8>,
 }
 
@@ -122,7 +128,9 @@ pub struct Executed {
 }
 
 /// Executes GEN with the executor that was admitted.
-pub fn execute(input: &Input, sources: &Sources, host: &Host<'_>) -> Executed {
+///
+/// A program is started only if the repository's policy has nothing against the level of confinement that was reached.
+pub fn execute(input: &Input, sources: &Sources, host: &Host<'_>, bundle: &Bundle, judge: &mut dyn Judge) -> Executed {
     let executor = &input.admission.capsule().gen_executor;
     if is_builtin(executor) {
         return Executed { produced: built_in(input, sources), trace: None, warnings: Vec::new() };
@@ -136,9 +144,27 @@ pub fn execute(input: &Input, sources: &Sources, host: &Host<'_>) -> Executed {
         outputs: &request.phase_config.outputs,
         phase: Phase::Gen,
     };
-    let external::Execution { level, exit, log, warnings, harvest } = external::execute(&job, host);
+    let external::Execution { level, exit, log, warnings, harvest } =
+        external::execute(&job, host, &mut |level| confinement(executor, level, bundle, judge));
     let produced = harvest.map(|harvest| Produced { artifacts: harvest.artifacts, tool_versions: harvest.tool_versions });
     Executed { produced, trace: Some(Trace { level, exit, log }), warnings }
+}
+
+/// What the policy has against running `executor` at `level`. A repository without a rule for it has nothing: then what the configuration
+/// requires is all that is required.
+pub(super) fn confinement(executor: &GenExecutor, level: &str, bundle: &Bundle, judge: &mut dyn Judge) -> Vec<Finding> {
+    let layers = if level == "none" { Vec::new() } else { level.split('+').collect() };
+    let input = ConfinementInput { schema_version: SCHEMA_VERSION, gen_executor: executor, level, layers };
+    let evaluation = judge.judge(&Question { bundle, query: CONFINEMENT_QUERY, input: &json::to_value(&input) });
+    let absent = !evaluation.findings.is_empty() && evaluation.findings.iter().all(|f| f.code == Code::PolicyMissing);
+    if absent || evaluation.decision == Decision::Allow {
+        return Vec::new();
+    }
+    let message = format!("the policy does not allow the executor to run at the level of confinement that was reached: {level}");
+    let hint = format!("run it where it can be confined better, or change {CONFINEMENT_QUERY}");
+    let mut findings = vec![Finding::error(Code::ConfinementDenied, message).hint(hint)];
+    findings.extend(evaluation.findings);
+    findings
 }
 
 /// Executes GEN with the built-in generator.

@@ -8,6 +8,7 @@ pub mod check;
 pub mod eval;
 pub mod flow;
 pub mod r#gen;
+pub mod objective;
 pub mod opa_gate;
 pub mod pre_gen;
 pub mod repair;

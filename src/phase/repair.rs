@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Evidence;
-use super::r#gen::Trace;
+use super::r#gen::{self, Trace};
+use super::{Evidence, Judge};
 use crate::artifact::normalize::Rules;
 use crate::artifact::repair::{bound, built_in, capsule};
 use crate::artifact::{Artifacts, Files, Overlay};
@@ -26,6 +26,7 @@ use crate::document::repair_report::RepairReport;
 use crate::executor::external::{self, Host};
 use crate::executor::resolve::is_builtin;
 use crate::gate::assurance::Admission;
+use crate::policy::Bundle;
 
 /// Raised when what the phase emits changes.
 pub const VERSION: u32 = 1;
@@ -57,6 +58,8 @@ pub struct Input<'a> {
 pub struct Sources<'a> {
     /// The bytes of every file of the manifest.
     pub contents: &'a BTreeMap<RepoPath, Vec<u8>>,
+    /// The policies, which may judge how well an executor is confined.
+    pub bundle: &'a Bundle,
     /// What of this machine a program needs; where it is absent, none is started.
     pub host: Option<&'a Host<'a>>,
 }
@@ -95,7 +98,7 @@ pub fn capsule_of(input: &Input) -> Option<RepairCapsule> {
 }
 
 /// Repairs, and holds the result against the bound.
-pub fn run(input: &Input, capsule: &RepairCapsule, sources: &Sources) -> Result<Output, Failed> {
+pub fn run(input: &Input, capsule: &RepairCapsule, sources: &Sources, judge: &mut dyn Judge) -> Result<Output, Failed> {
     let refuse = |finding| Failed { findings: vec![finding], trace: None };
     let (proposed, trace) = match input.repair.by.unwrap_or(Repairer::BuiltIn) {
         Repairer::BuiltIn => {
@@ -106,7 +109,7 @@ pub fn run(input: &Input, capsule: &RepairCapsule, sources: &Sources) -> Result<
             normal.retain(|path, _| named.contains(path.as_str()));
             (normal, None)
         }
-        Repairer::Executor => external(input, capsule, sources)?,
+        Repairer::Executor => external(input, capsule, sources, judge)?,
     };
     let after = Overlay { base: input.artifacts, changed: &proposed };
     let report = bound(input.artifacts, &after, capsule, input.attempt);
@@ -124,7 +127,12 @@ pub fn evidence(input: &Input, capsule: &RepairCapsule, report: &RepairReport) -
 }
 
 /// Asks the executor that was admitted for GEN, with the capsule.
-fn external(input: &Input, capsule: &RepairCapsule, sources: &Sources) -> Result<(Files, Option<Trace>), Failed> {
+fn external(
+    input: &Input,
+    capsule: &RepairCapsule,
+    sources: &Sources,
+    judge: &mut dyn Judge,
+) -> Result<(Files, Option<Trace>), Failed> {
     let refuse = |finding| Failed { findings: vec![finding], trace: None };
     let Some(host) = sources.host else {
         let message = "the run does not say how its artifacts were repaired, and no executor is asked here";
@@ -169,7 +177,8 @@ fn external(input: &Input, capsule: &RepairCapsule, sources: &Sources) -> Result
         outputs: &request.phase_config.outputs,
         phase: Phase::Repair,
     };
-    let external::Execution { level, exit, log, warnings: _, harvest } = external::execute(&job, host);
+    let external::Execution { level, exit, log, warnings: _, harvest } =
+        external::execute(&job, host, &mut |level| r#gen::confinement(executor, level, sources.bundle, judge));
     let trace = Some(Trace { level, exit, log });
     match harvest {
         Ok(harvest) => Ok((harvest.artifacts, trace)),

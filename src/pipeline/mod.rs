@@ -7,12 +7,15 @@ mod keep;
 mod known;
 pub mod miss;
 mod repeat;
+mod rerun;
+mod reuse;
 pub mod run;
 mod seal;
 mod settle;
 mod step;
 mod tail;
 
+pub use self::rerun::{Rerun, rerun};
 pub use self::step::counted;
 use crate::store::StoreError;
 use crate::store::materialise::MaterialiseError;

@@ -5,6 +5,7 @@ use similar::TextDiff;
 use super::step::Output;
 use crate::document::digest::Digest;
 use crate::document::finding::{Code, Finding};
+use crate::document::inputs_manifest::FileEntry;
 use crate::document::path::RepoPath;
 use crate::phase::r#gen::Produced;
 
@@ -33,11 +34,18 @@ pub fn differences(first: &Produced, next: &Produced, number: u32) -> Vec<Findin
 
 /// In what an execution differs from the stored one.
 pub fn against_stored(stored: &Output, produced: &Produced) -> Vec<Finding> {
+    against(&stored.files, &|_| None, produced)
+}
+
+/// In what an execution differs from `stored` artifacts; with a diff, where `read` has the bytes of one.
+pub fn against(stored: &[FileEntry], read: &dyn Fn(&FileEntry) -> Option<Vec<u8>>, produced: &Produced) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for file in &stored.files {
-        let is = Digest::of(produced.artifacts.get(&file.path).map(Vec::as_slice).unwrap_or_default());
+    for file in stored {
+        let bytes = produced.artifacts.get(&file.path).map(Vec::as_slice).unwrap_or_default();
+        let is = Digest::of(bytes);
         if is != file.sha256 {
-            let message = format!("this execution gave another {} than the one that is stored", file.path);
+            let diff = read(file).map(|was| diff(&was, bytes)).unwrap_or_default();
+            let message = format!("this execution gave another {} than the one that is stored{diff}", file.path);
             findings.push(finding(&file.path, message, file.sha256, is));
         }
     }

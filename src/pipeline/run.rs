@@ -1,19 +1,17 @@
 //! `git cbia run`, from lock to replay. The order, read top to bottom.
 
-use std::collections::BTreeMap;
-
 use super::PipelineError;
 use super::inputs::{self, ExecutorSource, From};
 use super::judge::Remembering;
 use super::miss;
 use super::repeat;
+use super::reuse;
 use super::settle::{Go, Settle, Work};
 use super::step::{Admitted, Documents, gates};
 use crate::document::finding::Finding;
 use crate::document::machine::RunDocument;
-use crate::document::path::RepoPath;
 use crate::executor::external::Host;
-use crate::phase::r#gen::{self, Executed, Produced};
+use crate::phase::r#gen::{self, Produced};
 use crate::phase::{Judge, repair};
 use crate::policy::Cage;
 use crate::store::Store;
@@ -161,7 +159,7 @@ pub fn run(store: &Store, options: &Options<'_>) -> Result<Report, PipelineError
     // One execution per key: whoever comes second finds what the first has stored.
     let guard = store.lock(&format!("gen-{}", key.digest()), None)?;
     let contents = inputs.manifest_contents(store)?;
-    let sources = repair::Sources { contents: &contents, host: Some(options.host) };
+    let sources = repair::Sources { contents: &contents, bundle: documents.bundle, host: Some(options.host) };
     if let Some(work) = known_or_fetched(&admitted, &mut settle, &mut judge, options)? {
         let report = settle.admitted(&admitted, work, &mut Go { judge: &mut judge, sources: Some(&sources) })?;
         judge.remember()?;
@@ -172,7 +170,7 @@ pub fn run(store: &Store, options: &Options<'_>) -> Result<Report, PipelineError
     }
     let produced = match repeated {
         Some(produced) => produced,
-        None => match execute(&admitted, &mut settle, options, &contents) {
+        None => match reuse::generate(&admitted, &mut settle, options, &contents) {
             Ok(produced) => produced,
             Err(findings) => return settle.failed(&inputs, &gates, findings),
         },
@@ -190,19 +188,6 @@ pub fn run(store: &Store, options: &Options<'_>) -> Result<Report, PipelineError
     }
 }
 
-/// Executes GEN once.
-fn execute(
-    admitted: &Admitted<'_>,
-    settle: &mut Settle<'_>,
-    options: &Options<'_>,
-    contents: &BTreeMap<RepoPath, Vec<u8>>,
-) -> Result<Produced, Vec<Finding>> {
-    let Executed { produced, trace, warnings } = admitted.execute(contents, options.host);
-    settle.findings.extend(warnings.into_iter().filter(|warning| !settle.findings.contains(warning)).collect::<Vec<_>>());
-    settle.trace = trace;
-    produced
-}
-
 /// Executes GEN as often as asked for, if more than once. What it produced, if that was the same each time.
 fn repeat(
     admitted: &Admitted<'_>,
@@ -213,12 +198,12 @@ fn repeat(
         return Ok(Ok(None));
     }
     let contents = admitted.inputs.manifest_contents(admitted.store)?;
-    let first = match execute(admitted, settle, options, &contents) {
+    let first = match reuse::execute(admitted, settle, options, &contents, None) {
         Ok(first) => first,
         Err(findings) => return Ok(Err(findings)),
     };
     for number in 2..=options.repeat {
-        let findings = match execute(admitted, settle, options, &contents) {
+        let findings = match reuse::execute(admitted, settle, options, &contents, None) {
             Ok(next) => repeat::differences(&first, &next, number),
             Err(findings) => findings,
         };

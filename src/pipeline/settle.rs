@@ -18,11 +18,13 @@ use crate::document::json;
 use crate::document::machine::{Event, Miss, Outcome, PhaseDocument, RunDocument};
 use crate::document::path::RepoPath;
 use crate::document::phase::Phase;
-use crate::document::record::{Links, PhaseStatus, Record, RecordEvent, RecordedExecutor, RecordedFinding, RecordedPhase};
+use crate::document::record::{
+    Links, PhaseStatus, Record, RecordEvent, RecordedExecutor, RecordedFinding, RecordedPhase, Reused,
+};
 use crate::document::run_ledger::RunLedger;
 use crate::gate::order::DAG_PATH;
 use crate::gate::paths::{PIPELINE_PATH, is_evidence};
-use crate::phase::r#gen::{LOG_PATH, RUN_LEDGER_PATH, Trace};
+use crate::phase::r#gen::{LOG_PATH, REQUEST_PATH, RUN_LEDGER_PATH, Trace};
 use crate::phase::opa_gate::{DECISION_PATH, EXPLAIN_PATH};
 use crate::phase::{Evidence, Judge, path, repair};
 use crate::store::durable::Durability;
@@ -55,6 +57,10 @@ pub(super) struct Settle<'a> {
     pub misses: Vec<Miss>,
     /// The run of an executor that is a program of its own, if there was one.
     pub trace: Option<Trace>,
+    /// What the executor was asked, where that is not the request that the run keeps.
+    pub asked: Option<Vec<u8>>,
+    /// What was taken from earlier results instead of being generated.
+    pub reused: Vec<Reused>,
 }
 
 impl<'a> Settle<'a> {
@@ -79,6 +85,8 @@ impl<'a> Settle<'a> {
             findings: gates.findings.clone(),
             misses: Vec::new(),
             trace: None,
+            asked: None,
+            reused: Vec::new(),
         }
     }
 
@@ -132,6 +140,7 @@ impl<'a> Settle<'a> {
             artifacts: BTreeMap::new(),
             miss: std::mem::take(&mut self.misses),
             findings: std::mem::take(&mut self.findings),
+            reused: std::mem::take(&mut self.reused),
         };
         Report { document, ended, work_tree: None }
     }
@@ -182,9 +191,15 @@ impl<'a> Settle<'a> {
         self.stopped(inputs, gates, RecordEvent::Denied, &subject, PhaseStatus::Skipped, Outcome::Denied, ended)
     }
 
-    /// GEN failed.
+    /// GEN failed, or the policy did not let its executor start.
     pub fn failed(mut self, inputs: &Inputs, gates: &Gates, findings: Vec<Finding>) -> Result<Report, PipelineError> {
+        let denied = findings.iter().any(|f| f.code == Code::ConfinementDenied);
         self.findings.extend(findings);
+        if denied {
+            let subject = format!("denied at GEN: {}", Code::ConfinementDenied.as_str());
+            let (event, status, ended) = (RecordEvent::Denied, PhaseStatus::Skipped, Ended::Denied);
+            return self.stopped(inputs, gates, event, &subject, status, Outcome::Denied, ended);
+        }
         let code = self.findings.iter().find(|f| f.severity == Severity::Error).map_or("unknown", |f| f.code.as_str());
         let subject = format!("failed at GEN: {code}");
         self.stopped(inputs, gates, RecordEvent::Failed, &subject, PhaseStatus::Failed, Outcome::Failed, Ended::ExecutorFailed)
@@ -291,6 +306,7 @@ impl<'a> Settle<'a> {
                 exit: trace.exit.clone(),
                 log: (!trace.log.is_empty()).then(|| path(LOG_PATH)),
             }),
+            reused: self.reused.clone(),
         };
         let allowed = !matches!(event, RecordEvent::Denied);
         let mut trailers = vec![
@@ -304,7 +320,8 @@ impl<'a> Settle<'a> {
         let always = self.store.config_string("cbia.durability").as_deref() == Some("full");
         let durability = if always { Durability::Full } else { durability };
         let log = self.trace.as_ref().filter(|trace| !trace.log.is_empty()).map(|trace| (path(LOG_PATH), trace.log.clone()));
-        let files: Vec<_> = [(path(RUN_LEDGER_PATH), json::emit(ledger))].into_iter().chain(log).collect();
+        let asked = self.asked.clone().map(|request| (path(REQUEST_PATH), request));
+        let files: Vec<_> = [(path(RUN_LEDGER_PATH), json::emit(ledger))].into_iter().chain(log).chain(asked).collect();
         let appended =
             self.store.append(&Append { record: &record, files: &files, subject, trailers: &trailers, run, durability })?;
         self.findings.extend(appended.findings);

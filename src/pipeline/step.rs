@@ -337,11 +337,17 @@ impl Admitted<'_> {
         Ok(Ok(Some(Output { files: entry.meta.artifacts, ids: entry.artifacts, tools: entry.meta.tool_versions })))
     }
 
-    /// Executes GEN.
-    pub fn execute(&self, contents: &BTreeMap<RepoPath, Vec<u8>>, host: &Host<'_>) -> Executed {
-        let Documents { ledger, objectives, .. } = self.documents;
+    /// Executes GEN from `input`, which is this state's or the part of it that an executor is asked for, and `contents`, the bytes of its manifest.
+    pub fn execute(
+        &self,
+        input: &r#gen::Input<'_>,
+        contents: &BTreeMap<RepoPath, Vec<u8>>,
+        host: &Host<'_>,
+        judge: &mut dyn Judge,
+    ) -> Executed {
+        let Documents { ledger, objectives, bundle, .. } = self.documents;
         let values = objectives.value.as_array().map(Vec::as_slice).unwrap_or_default();
         let sources = Sources { ledger: &ledger.document, objectives: (&objectives.document, values), contents };
-        r#gen::execute(self.input, &sources, host)
+        r#gen::execute(input, &sources, host, bundle, judge)
     }
 }

@@ -344,9 +344,9 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
                 (PhaseStatus::Replayed, Repairing { report: seen, changed }, evidence)
             }
             None => {
-                let alone = repair::Sources { contents: &none, host: None };
+                let alone = repair::Sources { contents: &none, bundle: self.admitted.documents.bundle, host: None };
                 let sources = self.means.sources.unwrap_or(&alone);
-                match repair::run(&input, &capsule, sources) {
+                match repair::run(&input, &capsule, sources, self.means.judge) {
                     Ok(output) => {
                         trace = output.trace;
                         let changed = self.keep(output.changed)?;

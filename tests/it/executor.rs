@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::support::{EXECUTOR, NOTE, PIPELINE, PROGRAM, Ran, Repo};
 
-const SCRIPT: &str = "control/executors/x.py";
+pub const SCRIPT: &str = "control/executors/x.py";
 const PYTHON: &str = "/usr/bin/python3";
 
 /// Whether these tests can run: their executors are Python programs, and the suite must do with a Rust toolchain and git. CI installs Python,
@@ -52,7 +52,7 @@ fn temporary(repo: &Repo) -> PathBuf {
     repo.outside().join("tmp")
 }
 
-fn configure(repo: &Repo, body: &str, more: Value) {
+pub fn configure(repo: &Repo, body: &str, more: Value) {
     repo.write(SCRIPT, format!("{PRELUDE}\n{body}\n"));
     let mut config = json!({"kind": "external", "version": "1", "command": [PYTHON, SCRIPT], "timeout_s": 60});
     config.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
@@ -130,7 +130,7 @@ fn the_reference_executor_is_invoked_once_and_recorded() {
     assert_eq!(programs[1]["sha256"], json!(git_cbia::document::digest::Digest::of(script.as_bytes())));
     let record = record(&repo);
     assert_eq!(record["executor"]["exit"], "exit 0");
-    assert!(record["executor"]["level"].as_str().unwrap().starts_with("landlock:"), "{record}");
+    assert!(record["executor"]["level"].as_str().unwrap().contains("landlock:"), "{record}");
     assert_eq!(record["executor"]["log"], Value::Null);
     nothing_left(&repo);
     assert_eq!(repo.run(), "replayed");
@@ -294,11 +294,16 @@ fn every_wrong_answer_is_an_error_of_its_own() {
             &["executor-failed"],
         ),
         ("unstartable", "", &["executor-not-found"]),
+        ("a file in .git", "finish()\nopen('{top}/repo/.git/hooks/pre-push', 'w')", &["executor-failed"]),
+        ("a file in the home", "finish()\nopen('{top}/home/.profile', 'w')", &["executor-failed"]),
+        ("a file beside its folder", "finish()\nopen('../x', 'w')", &["executor-failed"]),
+        ("a socket", "finish()\nsocket.create_connection(('127.0.0.1', 9))", &["executor-failed"]),
         ("its key in an artifact", "finish(os.environ['KEY'].encode())", &["output-holds-secret"]),
     ];
     for (name, body, codes) in cases {
         let repo = repo().with("KEY", Some("a-long-secret-value"));
-        configure(&repo, body, json!({"sandbox": {"pass_env": ["KEY"]}}));
+        let body = body.replace("{top}", repo.outside().to_str().unwrap());
+        configure(&repo, &body, json!({"sandbox": {"pass_env": ["KEY"]}}));
         if *name == "unstartable" {
             // Outside of what it may read and execute.
             let program = repo.outside().join("true");
@@ -337,6 +342,12 @@ fn limits_end_it() {
             json!({"sandbox": {"limits": {"output_files": 100}}}),
             &["output-too-large"],
         ),
+        (
+            "disk",
+            "finish()\nfor i in range(64): write(os.environ['TMPDIR'] + '/d/%d' % i, b'0' * (1 << 20))\ntime.sleep(600)",
+            json!({"sandbox": {"limits": {"disk_bytes": 16 << 20}}}),
+            &["executor-killed"],
+        ),
         ("bytes", "finish(b'0' * 5000)", json!({"sandbox": {"limits": {"output_bytes": 4999}}}), &["output-too-large"]),
         (
             "print",
@@ -367,7 +378,9 @@ fn what_it_prints_is_shown_kept_and_bounded() {
     let ran = repo.cbia(["run", "--json"]).ok();
     assert_eq!(ran.codes(), ["executor-log-cut"]);
     assert!(ran.stderr.contains("to \\u{1b}[31m out") && ran.stderr.contains("to err"), "{}", ran.stderr);
-    assert_eq!(log(&repo).len(), 1000);
+    let kept = log(&repo);
+    assert!(kept.starts_with("to ") && kept.contains(" bytes are left out here]\nxxx"), "{kept}");
+    assert!((1000..1050).contains(&kept.len()), "{}", kept.len());
     assert_eq!(record(&repo)["executor"]["log"], "execution/gen/executor.log");
     let run = ran.json()["run"].as_str().unwrap().to_owned();
     assert_eq!(repo.git(["ls-tree", "-r", "--name-only", &run]).matches("executor.log").count(), 0);
@@ -495,38 +508,210 @@ fn everything_outside_is_denied() {
     nothing_left(&repo);
 }
 
+/// Whether the kernel's help can be taken from a run here.
+fn tracer() -> bool {
+    ready() && Path::new("/usr/bin/strace").exists()
+}
+
+/// Runs on a kernel that says that it has no Landlock.
+fn without_landlock(repo: &Repo) -> Ran {
+    let mut command = repo.command("strace");
+    let inject = "inject=landlock_create_ruleset:error=EOPNOTSUPP";
+    command.args(["-f", "-qq", "-o", "/dev/null", "-e", inject, PROGRAM, "run", "--json"]);
+    repo.finish(command, b"")
+}
+
 #[test]
 fn without_the_kernels_help_it_is_refused_unless_allowed() {
-    if !ready() {
-        return;
-    }
-    let traced = |repo: &Repo| {
-        let mut command = repo.command("strace");
-        command.args([
-            "-f",
-            "-qq",
-            "-o",
-            "/dev/null",
-            "-e",
-            "inject=landlock_create_ruleset:error=EOPNOTSUPP",
-            PROGRAM,
-            "run",
-            "--json",
-        ]);
-        repo.finish(command, b"")
-    };
-    if !Path::new("/usr/bin/strace").exists() {
+    if !tracer() {
         return;
     }
     let repo = repo();
     configure(&repo, "finish()", json!({}));
-    let ran = traced(&repo).exits(5);
+    let ran = without_landlock(&repo).exits(5);
     assert_eq!(ran.codes(), ["sandbox-unavailable"]);
     assert_eq!((repo.events(), record(&repo)["executor"]["level"].as_str().unwrap()), (vec!["failed".to_owned()], "none"));
     nothing_left(&repo);
     configure(&repo, "finish()", json!({"sandbox": {"require": false}}));
-    traced(&repo).ok();
+    without_landlock(&repo).ok();
     assert_eq!(record(&repo)["executor"]["level"], "none");
+    nothing_left(&repo);
+}
+
+/// An executor that leaves a trace outside its folder, where nothing confines it.
+fn tracing(repo: &Repo) -> PathBuf {
+    let trace = repo.outside().join("trace");
+    configure(
+        repo,
+        &format!("open({:?}, 'w').close()\nfinish()", trace.to_str().unwrap()),
+        json!({"sandbox": {"require": false}}),
+    );
+    trace
+}
+
+#[test]
+fn policy_judges_the_level_before_anything_is_started() {
+    if !tracer() {
+        return;
+    }
+    let repo = repo();
+    let trace = tracing(&repo);
+    let policy = "package control.executor\n\ndefault allow := false\n\nallow if {\n\tsome layer in input.layers\n\
+                  \tstartswith(layer, \"landlock:\")\n\tinput.gen_executor.version == \"1\"\n}\n";
+    repo.write("policy/executor.rego", policy);
+    for _ in 0..2 {
+        let ran = without_landlock(&repo).exits(1);
+        assert!(ran.codes().contains(&"confinement-denied".to_owned()), "{:?}", ran.codes());
+        let document = ran.json();
+        let message = ran.finding("confinement-denied")["message"].as_str().unwrap().to_owned();
+        assert!(message.ends_with("reached: none"), "{message}");
+        assert_eq!((document["outcome"].as_str(), ran.gen_status().as_str()), (Some("denied"), "skipped"));
+        assert_eq!(record(&repo)["executor"], json!({"level": "none", "exit": "not started", "log": null}));
+        assert!(!trace.exists() && !repo.has(NOTE));
+        assert_eq!(repo.refs("refs/cbia/cache").len() + repo.refs("refs/cbia/runs").len(), 0);
+        nothing_left(&repo);
+    }
+    assert_eq!(repo.events(), ["denied", "denied"]);
+    // The same state, where it can be confined.
+    configure(&repo, "finish()", json!({"sandbox": {"require": false}}));
+    repo.cbia(["run", "--json"]).ok();
+    assert!(record(&repo)["executor"]["level"].as_str().unwrap().starts_with("landlock:"));
+    // A rule that is not exactly true denies, and so does one that cannot be asked.
+    for (rule, code) in [("allow := 1", "policy-not-boolean"), ("allow if input.missing", "policy-undefined")] {
+        repo.write("policy/executor.rego", format!("package control.executor\n\n{rule}\n"));
+        let codes = repo.cbia(["run", "--json"]).exits(1).codes();
+        assert!(codes.contains(&"confinement-denied".to_owned()) && codes.contains(&code.to_owned()), "{codes:?}");
+    }
+}
+
+#[test]
+fn what_is_not_admitted_or_known_is_never_started() {
+    if !tracer() {
+        return;
+    }
+    type Case<'a> = (&'a str, &'a dyn Fn(&Repo));
+    let cases: [Case<'_>; 3] = [
+        ("kernel", &|repo| repo.replace("policy/kernel.rego", "allow if input.authority_ledger.frozen", "allow if input.never")),
+        ("policy", &|repo| repo.replace("policy/assurance.rego", "allow if input.pre_gen_capsule", "allow if input.never")),
+        ("authority", &|repo| repo.write("docs/rule.md", "changed\n")),
+    ];
+    for (name, change) in cases {
+        let repo = repo();
+        let trace = tracing(&repo);
+        change(&repo);
+        let ran = without_landlock(&repo).exits(1);
+        assert_eq!(ran.gen_status(), "skipped", "{name}");
+        assert_eq!(record(&repo).get("executor"), None, "{name}");
+        assert!(!trace.exists(), "{name}");
+        nothing_left(&repo);
+    }
+    let repo = repo();
+    let trace = tracing(&repo);
+    assert_eq!(without_landlock(&repo).ok().gen_status(), "executed");
+    assert!(trace.exists(), "this executor leaves a trace if it is started");
+    std::fs::remove_file(&trace).unwrap();
+    assert_eq!(without_landlock(&repo).ok().gen_status(), "replayed");
+    assert!(!trace.exists(), "a replay starts nothing");
+    // Where it is confined it leaves none, and fails.
+    repo.set(EXECUTOR, "/version", json!("2"));
+    assert_eq!(repo.cbia(["run", "--json"]).exits(5).codes(), ["executor-failed"]);
+    assert!(!trace.exists());
+    nothing_left(&repo);
+}
+
+/// Runs with a command of the shell before it, as the owner of namespaces of its own; nothing where the system has none to give.
+fn in_namespaces(repo: &Repo, prepare: &str, after: &str) -> Option<Ran> {
+    let shell = format!("{prepare} || exit 77; \"$0\" run --json; code=$?; {after}; exit $code");
+    let mut command = repo.command("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &shell, PROGRAM, temporary(repo).to_str().unwrap()]);
+    let possible = repo.command("unshare").args(["--user", "--map-root-user", "--mount", "true"]).status();
+    if !possible.is_ok_and(|status| status.success()) {
+        return None;
+    }
+    let ran = repo.finish(command, b"");
+    (ran.code != Some(77)).then_some(ran)
+}
+
+#[test]
+fn a_full_disk_is_an_error_and_leaves_nothing() {
+    if !ready() {
+        return;
+    }
+    for (size, code) in [("1m", "executor-failed"), ("20k", "scratch-failed")] {
+        let repo = repo();
+        repo.write("data/words.txt", "one two\n".repeat(10_000));
+        configure(&repo, "finish()\nwrite(os.environ['TMPDIR'] + '/x', b'0' * (4 << 20))", json!({}));
+        let mount = format!("mount -t tmpfs -o size={size} none \"$1\"");
+        let Some(ran) = in_namespaces(&repo, &mount, "ls -A \"$1\" | sed 's/^/left: /' >&2") else { return };
+        let ran = ran.exits(5);
+        assert_eq!(ran.codes(), [code], "{ran:?}");
+        assert!(!ran.stderr.contains("left: "), "{}", ran.stderr);
+        let told = format!("{} {}", ran.stderr, ran.stdout);
+        assert!(told.contains("No space left on device"), "{told}");
+        assert_eq!(repo.events(), ["failed"]);
+        assert_eq!(repo.refs("refs/cbia/cache").len() + repo.refs("refs/cbia/runs").len(), 0);
+        nothing_left(&repo);
+    }
+}
+
+#[test]
+fn bubblewrap_is_outside_where_it_works() {
+    if !ready() {
+        return;
+    }
+    let Some(bwrap) = ["/usr/bin/bwrap", "/bin/bwrap"].into_iter().find(|place| Path::new(place).exists()) else { return };
+    let repo = repo();
+    let body = "print(json.dumps({n: os.readlink('/proc/self/ns/' + n) for n in ['user', 'mnt', 'net', 'ipc', 'uts', 'pid']}))\n\
+                print(os.path.exists('/dev/kmsg'))\nfinish()";
+    configure(&repo, body, json!({}));
+    repo.cbia(["run", "--json"]).ok();
+    let level = record(&repo)["executor"]["level"].as_str().unwrap().to_owned();
+    let works = repo.command(bwrap).args(["--unshare-user", "--unshare-net", "--ro-bind", "/", "/", "/bin/true"]).status();
+    if !works.unwrap().success() {
+        assert!(level.starts_with("landlock:"), "{level}");
+        return;
+    }
+    assert!(level.starts_with("bwrap+landlock:") && level.ends_with("+seccomp"), "{level}");
+    let inside: serde_json::Map<String, Value> = serde_json::from_str(log(&repo).lines().next().unwrap()).unwrap();
+    assert!(log(&repo).ends_with("False"), "{}", log(&repo));
+    for (name, of) in inside {
+        let ours = std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
+        assert_eq!(ours.to_str() == of.as_str(), name == "pid", "{name}");
+    }
+    // The network is the machine's where it is granted.
+    repo.set(EXECUTOR, "/sandbox", json!({"network": true}));
+    repo.cbia(["run", "--json"]).ok();
+    let net = std::fs::read_link("/proc/self/ns/net").unwrap();
+    assert!(log(&repo).contains(net.to_str().unwrap()));
+    // Where there are no namespaces to be had, it goes without, and says nothing about it but in the level.
+    repo.set(EXECUTOR, "/version", json!("2"));
+    let Some(ran) = in_namespaces(&repo, "echo 0 > /proc/sys/user/max_user_namespaces", ":") else { return };
+    ran.ok();
+    assert!(record(&repo)["executor"]["level"].as_str().unwrap().starts_with("landlock:"));
+    assert!(!log(&repo).contains("bwrap"), "{}", log(&repo));
+    nothing_left(&repo);
+}
+
+#[test]
+fn a_script_of_the_system_is_started_by_its_name() {
+    if !ready() {
+        return;
+    }
+    use std::os::unix::fs::PermissionsExt as _;
+    let repo = repo();
+    let folder = repo.outside().join("tools");
+    std::fs::create_dir(&folder).unwrap();
+    let program = folder.join("generate");
+    std::fs::write(&program, format!("#!{PYTHON}\n{PRELUDE}\nprint(sys.argv[0])\nfinish()\n")).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    configure(&repo, "", json!({"sandbox": {"read": [folder.to_str().unwrap()]}}));
+    repo.set(EXECUTOR, "/command", json!([program.to_str().unwrap()]));
+    assert_eq!(repo.run(), "executed");
+    assert_eq!(log(&repo), program.to_str().unwrap());
+    // A program of the system knows its own name, too, although it is started by its open file.
+    configure(&repo, "print(sys.executable)\nfinish()", json!({}));
+    assert_eq!(repo.run(), "executed");
+    assert_eq!(log(&repo), PYTHON);
     nothing_left(&repo);
 }
 
@@ -551,34 +736,13 @@ fn the_network_is_granted_and_only_that() {
 }
 
 #[test]
-fn what_the_gates_refuse_is_never_started() {
-    if !ready() {
-        return;
-    }
-    let trace = |repo: &Repo| repo.outside().join("trace");
-    type Case<'a> = (&'a str, &'a dyn Fn(&Repo));
-    let cases: [Case<'_>; 3] = [
-        ("kernel", &|repo| repo.replace("policy/kernel.rego", "allow if input.authority_ledger.frozen", "allow if input.never")),
-        ("policy", &|repo| repo.replace("policy/assurance.rego", "allow if input.pre_gen_capsule", "allow if input.never")),
-        ("authority", &|repo| repo.write("docs/rule.md", "changed\n")),
-    ];
-    for (name, change) in cases {
-        let repo = repo();
-        // Not confined, so that it could leave a trace.
-        let touch = format!("open({:?}, 'w')\nfinish()", trace(&repo).to_str().unwrap());
-        configure(&repo, &touch, json!({"sandbox": {"require": false, "read": ["/"]}}));
-        repo.set(EXECUTOR, "/command", json!([PYTHON, "-c", "open('out-of-cage','w')"]));
-        change(&repo);
-        let ran = repo.cbia(["run", "--json"]).exits(1);
-        assert_eq!(ran.gen_status(), "skipped", "{name}");
-        assert_eq!(record(&repo).get("executor"), None, "{name}");
-        assert!(!trace(&repo).exists());
-        nothing_left(&repo);
-    }
+fn a_program_that_is_not_there_denies_the_state() {
     let repo = repo();
     repo.write_json(EXECUTOR, &json!({"kind": "external", "version": "1", "command": ["python3", SCRIPT]}));
     let ran = repo.cbia(["run", "--json"]).exits(1);
     assert!(ran.codes().contains(&"executor-not-found".to_owned()), "{:?}", ran.codes());
+    assert_eq!((ran.gen_status().as_str(), repo.events()), ("skipped", vec!["denied".to_owned()]));
+    assert_eq!(record(&repo).get("executor"), None);
 }
 
 #[test]

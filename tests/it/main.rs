@@ -12,6 +12,7 @@ mod poison;
 mod policy_cage;
 mod recipes;
 mod refusals;
+mod reuse;
 mod share;
 mod support;
 mod tidy;

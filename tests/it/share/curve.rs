@@ -26,8 +26,8 @@ fn fill(bare: &Repo, runs: usize) {
 }
 
 /// The median of five lookups in a clone that knows nothing, beside the median of five runs that ask nobody.
-fn lookups(url: &str, server: &Server) -> (Duration, Duration, u64) {
-    let (mut asking, mut alone, mut bytes) = (Vec::new(), Vec::new(), 0);
+fn lookups(url: &str, server: &Server) -> (Duration, Duration, u64, u64) {
+    let (mut asking, mut alone, mut bytes, mut missed) = (Vec::new(), Vec::new(), 0, 0);
     for _ in 0..5 {
         let bob = somebody("Bob");
         join(&bob, url);
@@ -40,26 +40,30 @@ fn lookups(url: &str, server: &Server) -> (Duration, Duration, u64) {
         let started = Instant::now();
         assert_eq!(bob.run(), "replayed");
         alone.push(started.elapsed());
+        bob.write("data/words.txt", "nobody has run this\n");
+        server.take();
+        assert_eq!(bob.run(), "executed");
+        missed = server.take().1;
     }
     asking.sort();
     alone.sort();
-    (asking[2], alone[2], bytes)
+    (asking[2], alone[2], bytes, missed)
 }
 
 #[test]
 #[ignore = "it measures, and takes minutes"]
 #[expect(clippy::print_stdout, reason = "the figures are what it is for")]
 fn the_lookup_curve() {
-    println!("| runs in the remote | HTTP: bytes | HTTP: lookup | path: lookup | push of one run |");
-    println!("|---|---|---|---|---|");
+    println!("| runs in the remote | a miss, HTTP | a hit, HTTP | a hit, HTTP | a hit, path | push of one run, HTTP |");
+    println!("|---|---|---|---|---|---|");
     for runs in [100, 1_000, 10_000, 100_000] {
         let (bare, ada) = team();
         ada.run();
         ada.cbia(["push"]).ok();
         fill(&bare, runs);
         let server = Server::start(&bare);
-        let (http, alone, bytes) = lookups(&server.url("team.git"), &server);
-        let (path, _, _) = lookups(bare.path().to_str().unwrap(), &server);
+        let (http, alone, bytes, missed) = lookups(&server.url("team.git"), &server);
+        let (path, _, _, _) = lookups(bare.path().to_str().unwrap(), &server);
         ada.git(["remote", "set-url", "team", &server.url("team.git")]);
         ada.write("data/words.txt", "more\n");
         ada.run();
@@ -69,7 +73,7 @@ fn the_lookup_curve() {
         let (push, pushed) = (started.elapsed(), server.take().1);
         let ms = |time: Duration| format!("{} ms", time.as_millis());
         println!(
-            "| {runs} | {bytes} | {} | {} | {}, {pushed} bytes |",
+            "| {runs} | {missed} bytes | {bytes} bytes | {} | {} | {}, {pushed} bytes |",
             ms(http.saturating_sub(alone)),
             ms(path.saturating_sub(alone)),
             ms(push)
