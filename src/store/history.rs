@@ -157,6 +157,7 @@ impl Store {
             links: Links::default(),
             findings: Vec::new(),
             executor: None,
+            reused: Vec::new(),
         };
         let subject = format!("merged: {count} {}", if count == 1 { "ledger" } else { "ledgers" });
         let trailers = [(EVENT, RecordEvent::Merged.as_str().to_owned())];
