@@ -22,6 +22,8 @@ const LOCK_TRIES: u32 = 4;
 const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(300);
 /// The largest attestation that is read, in bytes.
 const MAX_TAG: u64 = 1 << 20;
+/// Of how many conflicts the writers are looked for: each takes a walk through all ledgers.
+const MAX_NAMED: usize = 20;
 /// From how many refs on one transaction of git's is cheaper than one of ours for each.
 const MANY: usize = 8;
 
@@ -281,7 +283,7 @@ impl Store {
             let name: RefName = format!("refs/cbia/{rest}").parse()?;
             match self.ref_target(&name)? {
                 Some(known) if known == id => {}
-                Some(known) => findings.push(self.conflict(remote, &name, known, id)?),
+                Some(known) => findings.push(self.conflict(remote, &name, known, id, findings.len() < MAX_NAMED)?),
                 None => match check(&rest, id) {
                     Ok(()) => taken.push(Offer { name, tracking, id }),
                     // It may be attested yet.
@@ -304,7 +306,9 @@ impl Store {
             match self.cas(&offer.name, None, Some(offer.id), Durability::Full)?.outcome {
                 Cas::Done => count += 1,
                 Cas::Conflict(Some(known)) if known == offer.id => {}
-                Cas::Conflict(Some(known)) => findings.push(self.conflict(remote, &offer.name, known, offer.id)?),
+                Cas::Conflict(Some(known)) => {
+                    findings.push(self.conflict(remote, &offer.name, known, offer.id, findings.len() < MAX_NAMED)?)
+                }
                 Cas::Conflict(None) | Cas::Busy => return Err(StoreError::Moved { name: offer.tracking.to_string() }.into()),
             }
         }
@@ -345,15 +349,18 @@ impl Store {
             if let (Some(here), Some(there)) = (here, there)
                 && here != there
             {
-                findings.push(self.conflict(remote, &name, here, there)?);
+                findings.push(self.conflict(remote, &name, here, there, findings.len() < MAX_NAMED)?);
             }
         }
         Ok(())
     }
 
-    /// Two results under one name: who wrote which, as far as the ledgers tell.
-    fn conflict(&self, remote: &Remote, name: &RefName, known: Oid, other: Oid) -> Result<Finding, ShareError> {
+    /// Two results under one name: with `named`, who wrote which, as far as the ledgers tell.
+    fn conflict(&self, remote: &Remote, name: &RefName, known: Oid, other: Oid, named: bool) -> Result<Finding, ShareError> {
         let by = |id: &Oid| -> Result<String, ShareError> {
+            if !named {
+                return Ok("by a writer who was not looked for".to_owned());
+            }
             Ok(self.recorded_by(id)?.map_or("by a writer whose ledger is not known here".to_owned(), |who| format!("by {who}")))
         };
         let message = format!(

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::{Remote, ShareError, Sharing, Space};
 use crate::document::finding::{Code, Finding, spelled};
-use crate::store::ledger::RECORD_PATH;
 use crate::store::refs::RefName;
 use crate::store::{Oid, Store, StoreError};
 
@@ -101,17 +100,15 @@ impl Store {
         let here = self.seen_ledgers().map_err(|error| spelled(&error))?.into_iter().map(|(_, tip)| tip);
         let own = self.ledger_tip().map_err(|error| spelled(&error))?;
         let commits = self.ledger_walk(&[tip], &here.chain(own).collect::<HashSet<_>>()).map_err(|error| spelled(&error))?;
-        let path = RECORD_PATH.parse().map_err(|error| spelled(&error))?;
         let mut records = 0;
         for (id, commit) in &commits {
-            match self.lookup(&commit.tree, &path).map_err(|error| spelled(&error))? {
+            match self.ledger_record(id).map_err(|error| spelled(&error))? {
                 Some(_) => records += 1,
                 // The opening commit.
                 None if commit.parents.is_empty() && *id != tip => {}
                 None => return Err(format!("the commit {} is no record", id.to_hex_with_len(12))),
             }
         }
-        self.ledger_record(&tip).map_err(|error| spelled(&error))?;
         Ok(holds.then_some(records))
     }
 

@@ -107,14 +107,13 @@ impl Store {
                     why: hopeless.map_or(*why, |(_, why)| why).to_owned(),
                 });
             }
+            // Before, not after the remote is looked at: what was learnt grows old.
+            std::thread::sleep(pause(pushed.tries));
             self.learn(sharing, remote, &space, bounds, &rejected, &mut pushed.findings)?;
             // What is another object there was told, and cannot be pushed.
             left_out.extend(
                 rejected.iter().filter(|(rest, why)| *rest != own && why.starts_with(OURS)).map(|(rest, _)| (*rest).to_owned()),
             );
-            if rejected.iter().any(|(rest, _)| !left_out.contains(*rest)) {
-                std::thread::sleep(pause(pushed.tries));
-            }
         }
         self.clear_refs(OUTBOX)?;
         drop(guard);
