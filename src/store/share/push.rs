@@ -79,6 +79,13 @@ impl Store {
 
     fn push_within(&self, sharing: &Sharing, remote: &Remote, what: What, bounds: Bounds) -> Result<Pushed, ShareError> {
         let guard = self.lock("share-push", Some(LOCK_WAIT))?;
+        let pushed = self.push_until_taken(sharing, remote, what, bounds);
+        self.clear_refs(OUTBOX)?;
+        drop(guard);
+        pushed
+    }
+
+    fn push_until_taken(&self, sharing: &Sharing, remote: &Remote, what: What, bounds: Bounds) -> Result<Pushed, ShareError> {
         let space = sharing.writes_to();
         let own = format!("ledgers/{}", sharing.writer);
         let mut pushed = Pushed { remote: remote.shown(), ..Pushed::default() };
@@ -115,8 +122,6 @@ impl Store {
                 rejected.iter().filter(|(rest, why)| *rest != own && why.starts_with(OURS)).map(|(rest, _)| (*rest).to_owned()),
             );
         }
-        self.clear_refs(OUTBOX)?;
-        drop(guard);
         Ok(pushed)
     }
 

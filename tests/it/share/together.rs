@@ -48,7 +48,7 @@ fn clones(url: &str, count: usize) -> Vec<Repo> {
 
 fn input(repo: &Repo, number: usize, round: usize) {
     // Every other input is the same for all clones.
-    let words = if round % 2 == 0 { format!("round {round}\n") } else { format!("{number} {round}\n") };
+    let words = if round.is_multiple_of(2) { format!("round {round}\n") } else { format!("{number} {round}\n") };
     repo.write("data/words.txt", words);
 }
 
