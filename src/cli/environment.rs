@@ -88,6 +88,16 @@ impl Environment {
         Ok(ExecutorSource::File(EXECUTOR_VARIABLE.to_owned(), bytes))
     }
 
+    /// The absolute path of a file that was named on the command line, relative to where the command was started.
+    pub fn started_in(&self, given: &Path) -> Result<PathBuf, CommandError> {
+        let absolute = std::path::absolute(".").map_err(|error| CommandError::usage(&error.to_string()))?;
+        Ok(match &self.prefix {
+            // An alias is started at the top and says where it was called.
+            Some(prefix) => absolute.join(prefix).join(given),
+            None => absolute.join(given),
+        })
+    }
+
     /// The repository path of a file that was named on the command line, relative to where the command was started.
     pub fn repo_path(&self, store: &Store, given: &Path) -> Result<RepoPath, CommandError> {
         let refuse = |why: &str| CommandError::usage(&format!("'{}' {why}", printable(&given.to_string_lossy())));

@@ -4,6 +4,7 @@ use crate::document::finding::{Code, Finding, spelled};
 use crate::pipeline::PipelineError;
 use crate::store::StoreError;
 use crate::store::open::{OpenError, RevisionError};
+use crate::store::promote::PromoteError;
 use crate::store::share::ShareError;
 
 /// Exit codes, a documented part of the interface.
@@ -127,6 +128,16 @@ impl From<PipelineError> for CommandError {
     fn from(error: PipelineError) -> Self {
         match error {
             PipelineError::Store(error) => error.into(),
+            PipelineError::Promote(error) => match &error {
+                PromoteError::Moved(_) => Self::failed(exit::MOVED, &error, Some("nothing was promoted; run the command again")),
+                PromoteError::IndexLocked(_) => {
+                    let hint =
+                        "another git is at work, or was killed: wait for it, or remove the file, and run the command again";
+                    Self::failed(exit::MOVED, &error, Some(hint))
+                }
+                PromoteError::Lock(_) => Self::failed(exit::MOVED, &error, Some("run the command again")),
+                _ => Self::failed(exit::UNREADABLE, &error, None),
+            },
             error => Self::failed(exit::UNREADABLE, &error, None),
         }
     }

@@ -4,12 +4,14 @@ mod authority;
 mod cache;
 mod environment;
 mod error;
+mod export;
 mod fetch;
 mod format;
 mod init;
 mod ledger;
 mod log;
 mod policy;
+mod promote;
 mod push;
 mod run;
 mod show;
@@ -46,6 +48,8 @@ enum Command {
     Init(init::Args),
     Run(run::Args),
     Status(status::Args),
+    Promote(promote::Args),
+    Export(export::Args),
     Log(log::Args),
     Show(show::Args),
     Authority(authority::Args),
@@ -62,6 +66,8 @@ impl Command {
             Command::Init(_) => "init",
             Command::Run(_) => "run",
             Command::Status(_) => "status",
+            Command::Promote(_) => "promote",
+            Command::Export(_) => "export",
             Command::Log(_) => "log",
             Command::Show(_) => "show",
             Command::Authority(_) => "authority",
@@ -111,6 +117,8 @@ fn execute(environment: &Environment, command: Command, ui: &mut Ui) -> Result<u
         Command::Init(args) => init::run(&context, &args, ui),
         Command::Run(args) => run::run(&context, &args, ui),
         Command::Status(args) => status::run(&context, &args, ui),
+        Command::Promote(args) => promote::run(&context, &args, ui),
+        Command::Export(args) => export::run(&context, &args, ui),
         Command::Log(args) => log::run(&context, &args, ui),
         Command::Show(args) => show::run(&context, &args, ui),
         Command::Authority(args) => authority::run(&context, &args, ui),

@@ -63,8 +63,9 @@ fn told(pushed: &Pushed) -> String {
 }
 
 /// After a run: pushes if `cbia.push` is `on-run`. A push that fails is told, and takes nothing from the run.
-pub fn after_run(context: &Context<'_>, sharing: &Sharing) -> Vec<Finding> {
-    let (PushWhen::OnRun, Some(remote)) = (sharing.push, &sharing.push_remote) else { return Vec::new() };
+pub fn after_run(context: &Context<'_>, sharing: Option<&Sharing>) -> Vec<Finding> {
+    let Some(sharing) = sharing.filter(|sharing| sharing.push == PushWhen::OnRun) else { return Vec::new() };
+    let Some(remote) = &sharing.push_remote else { return Vec::new() };
     match context.store.push_unasked(sharing, remote) {
         Ok(pushed) => {
             let mut findings = pushed.findings;

@@ -2,9 +2,10 @@ use super::Context;
 use super::error::{CommandError, exit};
 use super::format::Format;
 use super::ui::Ui;
-use crate::document::machine::{Event, Outcome, PhaseDocument, RunDocument};
+use crate::document::machine::{Event, Outcome, PhaseDocument, PromoteDocument, PromoteOutcome, RunDocument};
 use crate::document::path::RepoPath;
 use crate::document::phase::Phase;
+use crate::document::promotion::PromoteMode;
 use crate::document::record::PhaseStatus;
 use crate::pipeline::inputs::From;
 use crate::pipeline::run::{Ended, Mode, Options, Report, run as run_pipeline};
@@ -31,6 +32,9 @@ pub struct Args {
     /// Print the findings in the format of another tool, and nothing else.
     #[arg(long, value_enum, value_name = "FORMAT", conflicts_with = "json")]
     format: Option<Format>,
+    /// Promote what the run made as a commit on the current branch, as git cbia promote does.
+    #[arg(long, conflicts_with_all = ["dry_run", "commit", "format"])]
+    promote: bool,
     /// Do not ask the remotes of cbia.remote, and push nothing.
     #[arg(long)]
     offline: bool,
@@ -43,10 +47,8 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
     let mode = if args.dry_run { Mode::DryRun } else { Mode::Run };
     let sharing = if args.offline || args.dry_run { None } else { Some(context.store.sharing()?) };
     let mut report = pipeline(context, args.commit.as_deref(), mode, args.force, args.repeat, sharing.as_ref())?;
-    if let Some(sharing) = &sharing {
-        report.document.findings.extend(super::push::after_run(context, sharing));
-    }
     if let Some(format) = args.format {
+        report.document.findings.extend(super::push::after_run(context, sharing.as_ref()));
         ui.line(&format.render(&report.document.findings, report.document.artifacts.len()));
         return Ok(code(report.ended));
     }
@@ -61,8 +63,43 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
         let strays = if removed == 0 { String::new() } else { format!(", {removed} no longer generated and removed") };
         ui.note(&format!("work tree: {} written, {} in place{strays}", done.written.len(), done.in_place));
     }
+    let mut exit = code(report.ended);
+    if args.promote && report.ended == Ended::Done {
+        exit = promote(context, &mut report.document, ui);
+    }
+    // Last, so that the record of a promotion goes too.
+    let pushed = super::push::after_run(context, sharing.as_ref());
+    ui.findings(&pushed);
+    report.document.findings.extend(pushed);
     ui.document(&report.document);
-    Ok(code(report.ended))
+    Ok(exit)
+}
+
+/// Promotes what the run made, and adds to its document what became of it.
+fn promote(context: &Context<'_>, document: &mut RunDocument, ui: &mut Ui) -> u8 {
+    let (promotion, exit) = match super::promote::after_run(context) {
+        Ok(promotion) => {
+            let exit = super::promote::code(&promotion);
+            (promotion, exit)
+        }
+        Err(error) => (PromoteDocument::failed(PromoteMode::Commit, error.findings), error.code),
+    };
+    ui.findings(&promotion.findings);
+    super::promote::print(&promotion, ui);
+    let status = match promotion.outcome {
+        PromoteOutcome::Promoted => PhaseStatus::Executed,
+        PromoteOutcome::AlreadyPromoted => PhaseStatus::Passed,
+        PromoteOutcome::Refused | PromoteOutcome::Failed => {
+            document.outcome = Outcome::Failed;
+            PhaseStatus::Failed
+        }
+    };
+    document.phases.retain(|phase| phase.phase != Phase::Promote);
+    let artifacts = promotion.files.iter().map(|file| (file.path.clone(), file.sha256)).collect();
+    document.phases.push(PhaseDocument { phase: Phase::Promote, status, cache_key: None, artifacts });
+    document.findings.extend(promotion.findings.iter().cloned());
+    document.promotion = Some(promotion);
+    exit
 }
 
 /// What it all comes to, in one line.

@@ -35,6 +35,16 @@ impl Ui {
         }
     }
 
+    /// Whether one JSON document is all that may be printed.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Hands standard output over for a result that is no text.
+    pub fn stream<T>(&mut self, write: impl FnOnce(&mut dyn Write) -> T) -> T {
+        write(&mut io::BufWriter::new(io::stdout().lock()))
+    }
+
     /// A remark about the work, for a person.
     pub fn note(&mut self, text: &str) {
         if !self.json {

@@ -29,6 +29,17 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
+    /// The digest of everything that is left to read.
+    pub fn of_reader(reader: &mut dyn std::io::Read) -> std::io::Result<Self> {
+        let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 1 << 16]);
+        loop {
+            match reader.read(&mut buffer)? {
+                0 => return Ok(Self(hasher.finalize().into())),
+                count => hasher.update(&buffer[..count]),
+            }
+        }
+    }
+
     /// The digest of a value's RFC 8785 canonical JSON: a structured key.
     pub fn of_canonical(value: &serde_json::Value) -> Self {
         Self::of(&super::json::canonical(value))

@@ -8,6 +8,7 @@ use super::digest::Digest;
 use super::finding::Finding;
 use super::path::RepoPath;
 use super::phase::Phase;
+use super::promotion::{PromoteMode, PromotedFile};
 use super::record::{PhaseStatus, Reused};
 
 /// The document of `run` and `status`.
@@ -42,6 +43,69 @@ pub struct RunDocument {
     /// What GEN took from earlier results instead of generating it; absent where that is nothing.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reused: Vec<Reused>,
+    /// What became of the promotion that was asked for with the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub promotion: Option<PromoteDocument>,
+}
+
+/// The document of `promote`.
+#[derive(Clone, Debug, Serialize)]
+pub struct PromoteDocument {
+    /// Version of this format.
+    pub schema_version: &'static str,
+    /// `promote`.
+    pub command: &'static str,
+    /// What it comes to.
+    pub outcome: PromoteOutcome,
+    /// How it was asked for.
+    pub mode: PromoteMode,
+    /// Listing hash of the run's snapshot.
+    pub state_key: Option<Digest>,
+    /// Canonical hash of the resolved executor.
+    pub executor_key: Option<Digest>,
+    /// Object id of the run's last phase commit.
+    pub run: Option<String>,
+    /// Object id of the ledger record.
+    pub record: Option<String>,
+    /// Full name of the branch; null on a detached `HEAD`.
+    pub branch: Option<String>,
+    /// Object id of the commit that was made.
+    pub commit: Option<String>,
+    /// What is promoted, in byte order of path.
+    pub files: Vec<PromotedFile>,
+    /// What there is to say.
+    pub findings: Vec<Finding>,
+}
+
+/// What a promotion comes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "docs/promotion.md explains each")]
+pub enum PromoteOutcome {
+    Promoted,
+    AlreadyPromoted,
+    Refused,
+    Failed,
+}
+
+impl PromoteDocument {
+    /// A promotion that could not be carried out.
+    pub fn failed(mode: PromoteMode, findings: Vec<Finding>) -> Self {
+        Self {
+            schema_version: super::SCHEMA_VERSION,
+            command: "promote",
+            outcome: PromoteOutcome::Failed,
+            mode,
+            state_key: None,
+            executor_key: None,
+            run: None,
+            record: None,
+            branch: None,
+            commit: None,
+            files: Vec::new(),
+            findings,
+        }
+    }
 }
 
 /// What a run or a status comes to.
@@ -128,6 +192,7 @@ impl RunDocument {
             artifacts: BTreeMap::new(),
             miss: Vec::new(),
             findings,
+            promotion: None,
             reused: Vec::new(),
         }
     }

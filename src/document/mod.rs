@@ -27,6 +27,7 @@ pub mod opa_input;
 pub mod path;
 pub mod phase;
 pub mod pipeline;
+pub mod promotion;
 pub mod record;
 pub mod repair_capsule;
 pub mod repair_report;

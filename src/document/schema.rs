@@ -72,6 +72,7 @@ kinds! {
     Metadata "schemas/struct.metadata.schema.json": "artifact metadata",
     Selection "schemas/selection.schema.json": "selection",
     FlowManifest "schemas/flow.manifest.schema.json": "package manifest",
+    PromoteCapsule "control/promote/promote_capsule.schema.json": "promote capsule",
     AuditManifest "schemas/audit_bundle.manifest.schema.json": "audit bundle manifest",
     AuditBundle "schemas/audit_bundle.schema.json": "audit bundle",
     FinalManifest "schemas/final.manifest.schema.json": "final manifest",

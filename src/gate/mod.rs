@@ -5,6 +5,7 @@ pub mod authority;
 pub mod closure;
 pub mod order;
 pub mod paths;
+pub mod promotion;
 
 use crate::document::digest::Digest;
 use crate::document::path::RepoPath;

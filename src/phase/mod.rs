@@ -11,6 +11,7 @@ pub mod r#gen;
 pub mod objective;
 pub mod opa_gate;
 pub mod pre_gen;
+pub mod promote;
 pub mod repair;
 pub mod select;
 pub mod structure;

@@ -1,11 +1,13 @@
 //! F4: the pipeline. [`run`] is the order, read top to bottom; the other files are what it is made of.
 
 pub mod chain;
+pub mod finished;
 pub mod inputs;
 pub mod judge;
 mod keep;
 mod known;
 pub mod miss;
+pub mod promote;
 mod repeat;
 mod rerun;
 mod reuse;
@@ -19,6 +21,7 @@ pub use self::rerun::{Rerun, rerun};
 pub use self::step::counted;
 use crate::store::StoreError;
 use crate::store::materialise::MaterialiseError;
+use crate::store::promote::PromoteError;
 use crate::store::snapshot::ScanError;
 
 /// Why a command could not be carried out. What the documents or the policy say wrong is a finding, not one of these.
@@ -30,6 +33,9 @@ pub enum PipelineError {
     /// The work tree cannot be written.
     #[error(transparent)]
     Materialise(#[from] MaterialiseError),
+    /// A promotion cannot be made.
+    #[error(transparent)]
+    Promote(#[from] PromoteError),
     /// The repository cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -140,6 +140,7 @@ impl<'a> Settle<'a> {
             artifacts: BTreeMap::new(),
             miss: std::mem::take(&mut self.misses),
             findings: std::mem::take(&mut self.findings),
+            promotion: None,
             reused: std::mem::take(&mut self.reused),
         };
         Report { document, ended, work_tree: None }

@@ -32,6 +32,8 @@ pub const DEFAULT_BUNDLE: &[(&str, &str)] = &[
     ("policy/assurance/assurance_test.rego", include_str!("../../policy/assurance/assurance_test.rego")),
     ("policy/kernel/kernel.rego", include_str!("../../policy/kernel/kernel.rego")),
     ("policy/kernel/kernel_test.rego", include_str!("../../policy/kernel/kernel_test.rego")),
+    ("policy/promote/promote.rego", include_str!("../../policy/promote/promote.rego")),
+    ("policy/promote/promote_test.rego", include_str!("../../policy/promote/promote_test.rego")),
 ];
 
 /// The format of [`memo_key`]'s own data.
@@ -211,6 +213,7 @@ fn findings_of(query: &str, explain: &ExplainDocument) -> Vec<Finding> {
     let code = match query {
         "data.control.kernel.allow" => Code::KernelDenied,
         "data.assurance.allow" => Code::AssuranceDenied,
+        "data.promote.allow" => Code::PromotionDenied,
         _ => Code::PolicyDenied,
     };
     for entry in &explain.deny {

@@ -1,9 +1,10 @@
 //! The only place that starts git.
 
-use std::io::{self, Read, Write as _};
+use std::ffi::OsStr;
+use std::io::{self, BufRead as _, BufReader, Read, Write as _};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -308,6 +309,77 @@ impl Store {
         Ok(id)
     }
 
+    /// Runs a git command on `index`, a file of its own rather than the repository's index; both paths are absolute. Its standard output.
+    /// What it says of a work tree is about `work_tree`, where one is given.
+    pub(in crate::store) fn on_index<A: AsRef<OsStr>>(
+        &self,
+        what: &'static str,
+        index: &Path,
+        work_tree: Option<&Path>,
+        arguments: &[A],
+        input: &[u8],
+    ) -> Result<Vec<u8>, GitError> {
+        let mut command = self.git();
+        command.env("GIT_INDEX_FILE", index);
+        if let Some(work_tree) = work_tree {
+            command.env("GIT_WORK_TREE", work_tree);
+        }
+        command.arg(what).args(arguments);
+        let output = self.run_git(what, command, input)?;
+        match output.status.success() {
+            true => Ok(output.stdout),
+            false => Err(GitError::Failed { what, stderr: output.stderr.trim().to_str_lossy().into_owned() }),
+        }
+    }
+
+    /// Writes a commit by the identity and at the time that git itself takes, or refuses to take; signed where git is configured to sign.
+    pub(in crate::store) fn commit_as_operator(
+        &self,
+        tree: &Oid,
+        parent: Option<&Oid>,
+        message: &str,
+        sign: bool,
+    ) -> Result<Oid, GitError> {
+        const WHAT: &str = "commit-tree";
+        let mut command = self.git();
+        command.args(["-c", "i18n.commitEncoding=UTF-8", WHAT, &tree.to_string()]);
+        if sign {
+            command.arg("-S");
+        }
+        if let Some(parent) = parent {
+            command.args(["-p", &parent.to_string()]);
+        }
+        command.args(["-F", "-"]);
+        let output = self.run_git(WHAT, command, message.as_bytes())?;
+        if !output.status.success() {
+            return Err(GitError::Failed { what: WHAT, stderr: output.stderr.trim().to_str_lossy().into_owned() });
+        }
+        let answer = || output.stdout.to_str_lossy().into_owned();
+        Oid::from_hex(output.stdout.trim()).map_err(|_| GitError::Answer { what: WHAT, answer: answer() })
+    }
+
+    /// Locks `HEAD`, and the branch that it is on, for a change from `old` to `new`. The inner error says that it is not `old`, or that
+    /// somebody else has the lock. What is prepared and never committed, because this process dies too, is undone by git.
+    pub(in crate::store) fn prepare_head(
+        &self,
+        new: &Oid,
+        old: Option<&Oid>,
+        reason: &str,
+    ) -> Result<Result<PreparedHead, String>, GitError> {
+        const WHAT: &str = "update-ref";
+        let mut command = self.git();
+        command.args([WHAT, "-m", reason, "--stdin"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let start = |source| GitError::Start { what: WHAT, source };
+        let mut child = command.spawn().map_err(start)?;
+        let answers = child.stdout.take().map(BufReader::new);
+        let mut prepared = PreparedHead { child, answers };
+        let none = Oid::null(self.object_hash()).to_string();
+        let old = old.map_or(none, ToString::to_string);
+        prepared.say(&format!("start\nupdate HEAD {new} {old}\nprepare\n"));
+        if prepared.hears("start: ok") && prepared.hears("prepare: ok") { Ok(Ok(prepared)) } else { Ok(Err(prepared.why())) }
+    }
+
     /// A configuration value as git itself sees it, `git -c` included; `None` if unset.
     pub fn config_get(&self, key: &str) -> Result<Option<String>, GitError> {
         const WHAT: &str = "config";
@@ -409,6 +481,51 @@ fn end(child: &mut Child) -> io::Result<()> {
     kill_process_group(group, Signal::KILL).ok();
     child.wait()?;
     Ok(())
+}
+
+/// A change of `HEAD` that git has locked and not made yet.
+pub(in crate::store) struct PreparedHead {
+    child: Child,
+    answers: Option<BufReader<ChildStdout>>,
+}
+
+impl PreparedHead {
+    /// Makes the change.
+    pub(in crate::store) fn commit(mut self) -> Result<(), GitError> {
+        self.say("commit\n");
+        if self.hears("commit: ok") { Ok(()) } else { Err(GitError::Failed { what: "update-ref", stderr: self.why() }) }
+    }
+
+    fn say(&mut self, text: &str) {
+        // A git that ended before it read says why, and gives no answer.
+        if let Some(stdin) = &mut self.child.stdin {
+            drop(stdin.write_all(text.as_bytes()).and_then(|()| stdin.flush()));
+        }
+    }
+
+    fn hears(&mut self, wanted: &str) -> bool {
+        let mut line = String::new();
+        let read = self.answers.as_mut().map(|answers| answers.read_line(&mut line));
+        matches!(read, Some(Ok(_))) && line.trim_end() == wanted
+    }
+
+    /// What git said on its standard error before it ended.
+    fn why(&mut self) -> String {
+        drop(self.child.stdin.take());
+        let mut said = Vec::new();
+        if let Some(stderr) = &mut self.child.stderr {
+            drop(stderr.take(4096).read_to_end(&mut said));
+        }
+        said.trim().to_str_lossy().into_owned()
+    }
+}
+
+impl Drop for PreparedHead {
+    fn drop(&mut self) {
+        // At the end of its input git gives back what it has locked and not changed.
+        drop(self.child.stdin.take());
+        drop(self.child.wait());
+    }
 }
 
 #[cfg(test)]

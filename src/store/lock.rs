@@ -66,8 +66,9 @@ impl Guard {
 
     /// Writes down what this holder is about, for the one that comes after it if it is killed.
     pub(in crate::store) fn note(&self, text: &str) -> io::Result<()> {
-        self.file.set_len(0)?;
-        self.file.write_all_at(text.as_bytes(), 0)
+        // In this order, so that no kill in between leaves an empty note: whoever reads one reads its first lines only.
+        self.file.write_all_at(text.as_bytes(), 0)?;
+        self.file.set_len(text.len() as u64)
     }
 }
 

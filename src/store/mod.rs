@@ -18,6 +18,7 @@ pub mod memo;
 pub mod object;
 pub mod open;
 pub mod pack;
+pub mod promote;
 pub mod refs;
 pub mod runs;
 pub mod share;

@@ -18,7 +18,7 @@ fn init_writes_what_a_run_needs_and_overwrites_nothing() {
     assert_eq!(ran.stderr, "next: git cbia run\n");
     assert_eq!(
         repo.read(".gitignore"),
-        "# Evidence of git cbia; refs/cbia/ keeps it.\n/control/runtime/pre_gen_capsule.json\n/execution/\n/opa/\n"
+        "# Evidence of git cbia; refs/cbia/ keeps it.\n/control/runtime/pre_gen_capsule.json\n/dist/bundle/\n/execution/\n/opa/\n"
     );
     let before = repo.files(&[]);
     let again = repo.cbia(["init"]).ok();

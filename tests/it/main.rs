@@ -10,6 +10,7 @@ mod main_job;
 mod phases;
 mod poison;
 mod policy_cage;
+mod promote;
 mod recipes;
 mod refusals;
 mod reuse;

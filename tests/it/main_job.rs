@@ -82,7 +82,7 @@ fn the_first_run_executes_and_the_second_replays() {
     let written = repo.files(&[]);
     let new: BTreeSet<&str> = written.keys().filter(|path| !before.contains_key(*path)).map(String::as_str).collect();
     let artifacts = ["artifacts/checklist.md", "artifacts/rules.json"];
-    let package = ["dist/bundle/artifacts/checklist.md", "dist/bundle/artifacts/rules.json"];
+    let package = ["dist/bundle/checklist.md", "dist/bundle/rules.json"];
     assert_eq!(new, EVIDENCE.into_iter().chain(artifacts).chain(package).collect());
     assert!(before.iter().all(|(path, bytes)| written[path] == *bytes), "a run changes none of its inputs");
     assert_eq!(

@@ -105,7 +105,7 @@ fn a_lost_artifact_is_replayed_and_one_that_is_no_longer_declared_is_removed() {
     repo.write_json(PIPELINE, &pipeline);
     let ran = repo.cbia(["run"]).ok();
     assert!(ran.stderr.contains("2 no longer generated and removed"), "{}", ran.stderr);
-    assert!(!repo.has("artifacts/rules.json") && !repo.has("dist/bundle/artifacts/rules.json"));
+    assert!(!repo.has("artifacts/rules.json") && !repo.has("dist/bundle/rules.json"));
     assert_eq!(repo.read("artifacts/notes.txt"), "mine\n", "what git cbia did not write is not removed");
 }
 
