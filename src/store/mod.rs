@@ -25,6 +25,7 @@ pub mod share;
 pub mod snapshot;
 mod stage;
 mod stat;
+pub mod talk;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tree;

@@ -16,9 +16,10 @@ pub use self::fetch::{Fetched, Wanted};
 pub use self::ledgers::News;
 pub use self::push::{Pushed, What};
 
-use super::git::{Bounds, GitError, RefUpdate};
+use super::git::GitError;
 use super::open::Role;
 use super::refs::RefName;
+use super::talk::{Bounds, RefUpdate};
 use super::{Oid, Store, StoreError};
 use crate::document::digest::Digest;
 use crate::document::path::printable;

@@ -9,9 +9,10 @@ use crate::document::digest::Digest;
 use crate::document::finding::{Code, Finding, Severity, spelled};
 use crate::document::phase::Phase;
 use crate::store::durable::Durability;
-use crate::store::git::{Bounds, GitError, RefUpdate, Said};
+use crate::store::git::GitError;
 use crate::store::object::Kind;
 use crate::store::refs::{Cas, RefName};
+use crate::store::talk::{Bounds, RefUpdate, Said};
 use crate::store::{Oid, Store, StoreError};
 
 /// How long another fetch in this clone is waited for.

@@ -10,8 +10,8 @@ use super::ledgers::INCOMING;
 use super::{Remote, ShareError, Sharing, Space, times};
 use crate::document::finding::{Finding, Severity};
 use crate::document::phase::Phase;
-use crate::store::git::Bounds;
 use crate::store::refs::RefName;
+use crate::store::talk::Bounds;
 use crate::store::{Oid, Store};
 
 /// Where what is to be pushed is staged.
