@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use super::durable::Durability;
+use super::history::{before, seconds};
 use super::lock::LockError;
 use super::object::trailers;
 use super::refs::{Cas, RefName};
@@ -137,12 +138,6 @@ impl Heard {
     }
 }
 
-/// Seconds since 1970 of an identity line.
-fn seconds(line: &str) -> i64 {
-    let time = line.rsplit("> ").next().unwrap_or_default();
-    time.split(' ').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0)
-}
-
 /// Whether a ref is a ledger's.
 fn is_ledger(name: &str) -> bool {
     name == "refs/cbia/ledger" || name.contains("/ledgers/") || name.starts_with("refs/cbia/seen/")
@@ -167,8 +162,7 @@ impl Store {
             }
             let Some(record) = self.ledger_record(&id)? else { continue };
             heard.hear(&record.record, seconds(&record.commit.committer));
-            let joins = record.record.event == RecordEvent::Merged;
-            waiting.extend(record.commit.parents.iter().take(if joins { usize::MAX } else { 1 }));
+            waiting.extend(before(&record.commit));
         }
         Ok(heard)
     }
