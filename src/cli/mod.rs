@@ -9,6 +9,7 @@ mod error;
 mod export;
 mod fetch;
 mod format;
+mod fsck;
 mod gc;
 mod hook;
 mod hooks;
@@ -72,6 +73,7 @@ enum Command {
     Fetch(fetch::Args),
     Ledger(ledger::Args),
     Gc(gc::Args),
+    Fsck(fsck::Args),
 }
 
 impl Command {
@@ -96,6 +98,7 @@ impl Command {
             Command::Fetch(_) => "fetch",
             Command::Ledger(_) => "ledger",
             Command::Gc(_) => "gc",
+            Command::Fsck(_) => "fsck",
         }
     }
 }
@@ -163,6 +166,7 @@ fn execute(environment: &Environment, command: Command, ui: &mut Ui) -> Result<u
         Command::Fetch(args) => fetch::run(&context, &args, ui),
         Command::Ledger(args) => ledger::run(&context, &args, ui),
         Command::Gc(args) => gc::run(&context, &args, ui),
+        Command::Fsck(args) => fsck::run(&context, &args, ui),
     }
 }
 

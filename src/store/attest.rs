@@ -194,6 +194,35 @@ impl Store {
         Ok(good || said.lines().any(|line| line.starts_with("Good \"git\" signature with ")))
     }
 
+    /// Why a tag is no whole attestation under its name, whoever signed it.
+    pub(in crate::store) fn whole_attestation(
+        &self,
+        name: &RefName,
+        tag: &Oid,
+        state_key: &Digest,
+        executor_key: &Digest,
+    ) -> Result<Result<(), String>, StoreError> {
+        let bytes = match self.read(tag, Kind::Tag, MAX_TAG_BYTES) {
+            Ok(bytes) => bytes,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        let line = bytes.split(|byte| *byte == b'\n').next().and_then(|line| line.strip_prefix(b"object "));
+        let Some(run) = line.and_then(|id| Oid::from_hex(id).ok()) else { return Ok(Err("it is a tag on nothing".to_owned())) };
+        if let Err(error) = self.read_commit(&run) {
+            return Ok(Err(format!("the run that it is on is lost: {error}")));
+        }
+        let signature = match Statement::new(run, state_key, executor_key).signature_of(&bytes) {
+            Ok(signature) => signature,
+            Err(why) => return Ok(Err(why.to_owned())),
+        };
+        if ssh_key(signature).is_some_and(|key| slug_of(name) != slug(&key)) {
+            return Ok(Err("it is signed with another key than its name says".to_owned()));
+        }
+        // Only an ssh signature is good or bad by itself; whether another is takes a key that need not be here.
+        let good = ssh_key(signature).is_none() || self.verify_signature(&bytes)?;
+        Ok(if good { Ok(()) } else { Err("its signature is not one of what it says".to_owned()) })
+    }
+
     /// The attestations of a run that this repository has refs for.
     pub fn attestations(&self, state_key: &Digest, executor_key: &Digest) -> Result<Vec<(RefName, Oid)>, StoreError> {
         Ok(self.refs_under(&format!("refs/cbia/{FOLDER}/{state_key}/{executor_key}/"))?)

@@ -173,7 +173,7 @@ impl Store {
     }
 
     /// Whether a ledger commit is whole: it, its tree and its document are what their names say. The opening commit has no document.
-    fn check_record(&self, id: &Oid) -> Result<(), String> {
+    pub(in crate::store) fn check_record(&self, id: &Oid) -> Result<(), String> {
         let commit = self.read_commit(id).map_err(|error| spelled(&error))?;
         match self.lookup(&commit.tree, &RECORD_PATH.parse().map_err(|_| String::new())?) {
             Ok(Some(blob)) => self.read_blob(&blob, MAX_RECORD).map(drop).map_err(|error| spelled(&error)),
@@ -181,6 +181,44 @@ impl Store {
             Ok(None) => Err(format!("it has no {RECORD_PATH}")),
             Err(error) => Err(spelled(&error)),
         }
+    }
+
+    /// The tip, and the newest whole record that the journal knows, at one moment. A tip that cannot be read is none.
+    pub(in crate::store) fn ledger_and_journal(&self) -> Result<(Option<Oid>, Option<Oid>), StoreError> {
+        let guard = self.lock("ledger", Some(LOCK_WAIT))?;
+        let tip = self.ref_target(&ledger_ref()?).ok().flatten();
+        let journal = std::fs::read_to_string(self.journal()).unwrap_or_default();
+        let mut tips = journal.lines().rev().filter_map(|line| Oid::from_hex(line.as_bytes()).ok());
+        let known = tips.find(|id| self.check_record(id).is_ok());
+        drop(guard);
+        Ok((tip, known))
+    }
+
+    /// Makes the ledger go on from its newest whole record: a torn tip is left out, a lost one restored from the journal, and what both the
+    /// ledger and the journal have of their own is joined. The tip after that.
+    pub(in crate::store) fn heal_ledger(&self) -> Result<Oid, StoreError> {
+        let name = ledger_ref()?;
+        let (_, known) = self.ledger_and_journal()?;
+        let guard = self.lock("ledger", Some(LOCK_WAIT))?;
+        let moved = || StoreError::Moved { name: name.to_string() };
+        let (tip, known) = match (self.whole_tip(&name, &mut Vec::new())?, known) {
+            (Some(tip), Some(known)) if !self.ledger_holds(tip, known)? => (tip, known),
+            (Some(tip), _) => return Ok(tip),
+            (None, Some(known)) => match self.cas(&name, None, Some(known), Durability::Full)?.outcome {
+                Cas::Done => return Ok(known),
+                Cas::Conflict(_) | Cas::Busy => return Err(moved()),
+            },
+            (None, None) => return Err(StoreError::Damaged { name: name.to_string() }),
+        };
+        if self.ledger_holds(known, tip)? {
+            return match self.cas(&name, Some(tip), Some(known), Durability::Full)?.outcome {
+                Cas::Done => Ok(known),
+                Cas::Conflict(_) | Cas::Busy => Err(moved()),
+            };
+        }
+        drop(guard);
+        let joined = self.join(&[known])?;
+        Ok(joined.map_or(tip, |(appended, _)| appended.id))
     }
 
     fn journal(&self) -> PathBuf {

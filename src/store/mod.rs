@@ -12,6 +12,7 @@ pub mod durable;
 mod error;
 #[cfg(test)]
 mod fixture;
+pub mod fsck;
 pub mod gc;
 pub mod git;
 pub mod history;

@@ -203,6 +203,81 @@ impl Store {
         found.into_iter().map(|(name, id)| Ok((name.parse()?, id))).collect()
     }
 
+    /// Every name below `refs/cbia/`, with what it points at or why that cannot be said; also names that no ref of ours can have.
+    pub(in crate::store) fn every_ref(&self) -> Result<BTreeMap<String, Result<Oid, RefError>>, RefError> {
+        let mut found = BTreeMap::new();
+        self.packed(|packed| {
+            for packed in packed.iter_prefixed(BString::from(NAMESPACE))? {
+                let packed = packed?;
+                found.insert(packed.name.as_bstr().to_str_lossy().into_owned(), Ok(packed.target()));
+            }
+            Ok(None::<()>)
+        })?;
+        let mut folders = vec![NAMESPACE.trim_end_matches('/').to_owned()];
+        while let Some(folder) = folders.pop() {
+            let path = self.common_dir().join(&folder);
+            // A folder that vanishes meanwhile held refs that were deleted.
+            let Ok(entries) = std::fs::read_dir(&path) else { continue };
+            for entry in entries.flatten() {
+                let name = format!("{folder}/{}", entry.file_name().to_string_lossy());
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    folders.push(name);
+                } else if !name.ends_with(".lock") {
+                    match self.loose(&name) {
+                        Ok(Some(id)) => drop(found.insert(name, Ok(id))),
+                        Ok(None) => {}
+                        Err(error) => drop(found.insert(name, Err(error))),
+                    }
+                }
+            }
+        }
+        for (name, target) in &mut found {
+            if let Err(error) = name.parse::<RefName>() {
+                *target = Err(error);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Moves the file of a ref that is damaged out of the refs, to `cbia/damaged/`. A ref that can be read is left alone.
+    pub(in crate::store) fn move_damaged(&self, name: &RefName) -> Result<PathBuf, RefError> {
+        let locked = |source| RefError::Lock { name: name.clone(), source };
+        let guard = self.lock("refs", Some(Duration::from_secs(30))).map_err(locked)?;
+        let path = self.common_dir().join(name.as_str());
+        let failed = |source| RefError::Io { action: "move away", path: path.clone(), source };
+        if let Some(lock) = self.lock_file(&path, &guard, &mut None)?
+            && let Err(RefError::Damaged { .. }) = self.loose(name.as_str())
+        {
+            let note = self.place_for_note(name.as_str()).map_err(failed)?;
+            std::fs::rename(&path, &note).map_err(failed)?;
+            drop(lock);
+            return Ok(note);
+        }
+        Err(RefError::Damaged { name: name.as_str().to_owned(), what: "somebody changed it meanwhile".to_owned() })
+    }
+
+    /// Writes down what a ref said that is taken away.
+    pub(in crate::store) fn write_note(&self, name: &str, said: &[u8]) -> Result<PathBuf, RefError> {
+        let failed = |source| RefError::Io { action: "write down", path: self.common_dir().join(name), source };
+        let path = self.place_for_note(name).map_err(failed)?;
+        let written = File::create_new(&path).and_then(|mut file| {
+            file.write_all(said)?;
+            Durability::Full.sync(&file)
+        });
+        written.map_err(failed)?;
+        Ok(path)
+    }
+
+    /// A file name in `cbia/damaged/` that nothing has yet.
+    fn place_for_note(&self, name: &str) -> io::Result<PathBuf> {
+        let folder = self.common_dir().join("cbia").join("damaged");
+        self.create_dirs(&folder, self.common_dir())?;
+        let flat = name.trim_start_matches(NAMESPACE).replace('/', "_");
+        let names = (0_u32..10_000).map(|number| if number == 0 { flat.clone() } else { format!("{flat}.{number}") });
+        let mut free = names.map(|name| folder.join(name)).filter(|path| path.symlink_metadata().is_err());
+        free.next().ok_or_else(|| io::Error::new(io::ErrorKind::AlreadyExists, "too many files of this name"))
+    }
+
     /// Sets a ref to `new` (`None` deletes it) if it is `expected` (`None`: does not exist). The object need not exist:
     /// publish it first.
     ///

@@ -1,0 +1,337 @@
+//! Every ref below `refs/cbia/`, held against what its name says: shape, kind, key, hashes, links and chains. And what can be mended.
+//!
+//! Whether a run is whole takes the pipeline; the runs that are to be read are handed on.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::durable::Durability;
+use super::gc::About;
+use super::history::before;
+use super::ledger::opening;
+use super::object::{Kind, ObjectError};
+use super::pack::Batch;
+use super::refs::{Cas, RefError, RefName};
+use super::runs::RunListing;
+use super::tree::{Tree, TreeLimits};
+use super::{Oid, Store, StoreError};
+use crate::document::digest::Digest;
+use crate::document::finding::{Code, Finding, spelled};
+use crate::document::json;
+
+const ALL: &str = "refs/cbia/";
+const LEDGER: &str = "refs/cbia/ledger";
+/// The largest object that is looked at to see whether it is there, in bytes.
+const MAX_OBJECT: u64 = 1 << 30;
+/// Names that other commands keep for as long as they work.
+const PASSING: [&str; 3] = ["outbox/", "incoming/", "ns/"];
+
+/// What mends a problem.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Repair {
+    /// The ref is put aside, under `refs/cbia/refused/`.
+    Aside(RefName, Oid),
+    /// The ref goes, and what it said is written down in the git directory.
+    Note(String),
+    /// The ledger goes on from its newest whole record.
+    Ledger,
+}
+
+/// Something that is wrong.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    /// What, and where.
+    pub finding: Finding,
+    /// What mends it; nothing where a person has to.
+    pub repair: Option<Repair>,
+}
+
+/// What was looked at.
+#[derive(Clone, Default, Debug)]
+pub struct Census {
+    /// How many refs there are.
+    pub refs: usize,
+    /// How many cache entries.
+    pub entries: usize,
+    /// How many records, in all ledgers.
+    pub records: usize,
+    /// How many attestations.
+    pub attestations: usize,
+    /// How many remembered decisions.
+    pub decisions: usize,
+    /// The runs: those of this repository, and those that were fetched.
+    pub runs: Vec<RunListing>,
+    /// What is wrong with everything but the runs.
+    pub problems: Vec<Problem>,
+}
+
+impl Census {
+    fn found(&mut self, finding: Finding, repair: Option<Repair>) {
+        self.problems.push(Problem { finding, repair });
+    }
+}
+
+/// What follows from a problem, in words.
+fn aside_hint(name: &str) -> String {
+    let rest = name.trim_start_matches(ALL);
+    format!("git cbia fsck --repair puts it aside, under {ALL}refused/{rest}/")
+}
+
+impl Store {
+    /// Looks at every ref below `refs/cbia/`.
+    pub fn examine(&self) -> Result<Census, StoreError> {
+        let mut census = Census::default();
+        let (mut seen, mut own) = (HashSet::new(), None);
+        for (name, target) in self.every_ref()? {
+            census.refs += 1;
+            let rest = name.strip_prefix(ALL).unwrap_or_default().to_owned();
+            let target = match target {
+                Ok(target) => target,
+                Err(error @ RefError::Damaged { .. }) => {
+                    let finding = Finding::error(Code::RefDamaged, spelled(&error)).at(&name);
+                    let (hint, repair) = match name == LEDGER {
+                        true => ("git cbia fsck --repair restores it from the journal of its tips", Repair::Ledger),
+                        false => ("git cbia fsck --repair moves it to cbia/damaged/ in the git directory", Repair::Note(name.clone())),
+                    };
+                    census.found(finding.hint(hint), Some(repair));
+                    continue;
+                }
+                Err(error @ RefError::Name { .. }) => {
+                    let finding = Finding::error(Code::RefMalformed, spelled(&error)).at(&name);
+                    census.found(finding.hint("rename or delete it with git update-ref: no command of git cbia reads it"), None);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let parsed: RefName = name.parse()?;
+            if name == LEDGER {
+                own = Some(target);
+                continue;
+            }
+            self.examine_ref(&parsed, &rest, target, &mut seen, &mut census)?;
+        }
+        self.examine_ledger(own, &mut seen, &mut census)?;
+        Ok(census)
+    }
+
+    /// One ref, other than this clone's ledger.
+    fn examine_ref(
+        &self,
+        name: &RefName,
+        rest: &str,
+        target: Oid,
+        seen: &mut HashSet<Oid>,
+        census: &mut Census,
+    ) -> Result<(), StoreError> {
+        if rest.starts_with("refused/") || PASSING.iter().any(|prefix| rest.starts_with(prefix)) {
+            return Ok(());
+        }
+        let fetched = rest.strip_prefix("remotes/").and_then(|rest| {
+            let at = ["/runs/", "/cache/", "/attestations/", "/ledgers/"].iter().find_map(|kind| rest.find(kind))?;
+            Some(&rest[at + 1..])
+        });
+        let home = fetched.unwrap_or(rest);
+        let is_ledger = home.starts_with("ledgers/") || rest.starts_with("seen/");
+        let attested = home.strip_prefix("attestations/").map(|rest| rest.split('/').collect::<Vec<_>>());
+        let attested = attested.and_then(|parts| match parts.as_slice() {
+            [state, executor, _] => Some((state.parse::<Digest>().ok()?, executor.parse::<Digest>().ok()?)),
+            _ => None,
+        });
+        let about = About::of(home);
+        if about.is_none() && attested.is_none() && !is_ledger && home != "memo" {
+            let message = format!("{name} has a name that no ref of git cbia has");
+            let finding = Finding::error(Code::RefMalformed, message).at(name).hint(aside_hint(name.as_str()));
+            census.found(finding, Some(Repair::Aside(name.clone(), target)));
+            return Ok(());
+        }
+        let kind = if attested.is_some() { Kind::Tag } else { Kind::Commit };
+        match self.read(&target, kind, MAX_OBJECT) {
+            Ok(_) => {}
+            Err(error @ ObjectError::WrongKind { .. }) => {
+                let finding = Finding::error(Code::RefMalformed, format!("{name} points at the wrong thing: {}", spelled(&error)));
+                census.found(finding.at(name).hint(aside_hint(name.as_str())), Some(Repair::Aside(name.clone(), target)));
+                return Ok(());
+            }
+            Err(error @ ObjectError::Io { .. }) => return Err(error.into()),
+            Err(error) => {
+                let finding = Finding::error(Code::RefDangling, format!("what {name} points at is lost: {}", spelled(&error)));
+                let hint = "git cbia fsck --repair takes the ref away, and keeps what it said in cbia/damaged/ of the git directory";
+                census.found(finding.at(name).hint(hint), Some(Repair::Note(name.as_str().to_owned())));
+                return Ok(());
+            }
+        }
+        let aside = || Some(Repair::Aside(name.clone(), target));
+        match about {
+            Some(About::Run((state_key, executor_key))) => {
+                census.runs.push(RunListing { state_key, executor_key, name: name.clone(), tip: target });
+            }
+            Some(About::Entry(key)) => {
+                census.entries += 1;
+                if let Err(finding) = self.check_entry(&key, name, target) {
+                    census.found(finding.hint(aside_hint(name.as_str())), aside());
+                }
+            }
+            None if is_ledger => self.examine_records(name.as_str(), target, seen, census)?,
+            None => match attested {
+                Some((state_key, executor_key)) => {
+                    census.attestations += 1;
+                    if let Err(why) = self.whole_attestation(name, &target, &state_key, &executor_key)? {
+                        let finding = Finding::error(Code::AttestationInvalid, format!("{name} is no attestation: {why}")).at(name);
+                        census.found(finding.hint(aside_hint(name.as_str())), aside());
+                    }
+                }
+                None => match self.examine_memo(target) {
+                    Ok(decisions) => census.decisions = decisions,
+                    Err(why) => {
+                        let finding = Finding::error(Code::MemoInvalid, format!("the memory of decisions is damaged: {why}")).at(name);
+                        census.found(finding.hint(aside_hint(name.as_str())), aside());
+                    }
+                },
+            },
+        }
+        Ok(())
+    }
+
+    /// How many decisions the memo holds; otherwise what is wrong with it.
+    fn examine_memo(&self, tip: Oid) -> Result<usize, String> {
+        let mut next = Some(tip);
+        let mut tree = Tree::new();
+        while let Some(id) = next {
+            let commit = self.read_commit(&id).map_err(|error| spelled(&error))?;
+            if id == tip {
+                tree = self.read_tree(&commit.tree, TreeLimits::default()).map_err(|error| spelled(&error))?;
+            }
+            next = commit.parents.first().copied();
+        }
+        let mut files: BTreeMap<String, usize> = BTreeMap::new();
+        for (path, leaf) in &tree {
+            let parts: Vec<&str> = path.as_str().split('/').collect();
+            let key = match parts.as_slice() {
+                [folder, key, "decision.json" | "explain.json"] if key.parse::<Digest>().is_ok() && key.starts_with(*folder) => *key,
+                _ => return Err(format!("it holds {path}")),
+            };
+            let bytes = self.read_blob(&leaf.id, MAX_OBJECT).map_err(|error| format!("{path}: {}", spelled(&error)))?;
+            let value = json::parse(&bytes).map_err(|error| format!("{path}: {error}"))?;
+            if json::pretty(&value) != bytes {
+                return Err(format!("{path} is not as git cbia writes it"));
+            }
+            *files.entry(key.to_owned()).or_default() += 1;
+        }
+        match files.iter().find(|(_, count)| **count != 2) {
+            Some((key, _)) => Err(format!("the decision {key} lacks one of its two documents")),
+            None => Ok(files.len()),
+        }
+    }
+
+    /// This clone's ledger, beginning with its tip.
+    fn examine_ledger(&self, tip: Option<Oid>, seen: &mut HashSet<Oid>, census: &mut Census) -> Result<(), StoreError> {
+        if census.problems.iter().any(|problem| problem.repair == Some(Repair::Ledger)) {
+            return Ok(());
+        }
+        let hint = "git cbia fsck --repair goes on from the newest whole record that the journal of its tips knows";
+        let (now, journaled) = self.ledger_and_journal()?;
+        match (tip, now.or(tip), journaled) {
+            (None, None, None) => Ok(()),
+            (None, None, Some(known)) => {
+                let message = format!("the ledger is gone: its newest record was {}", known.to_hex_with_len(12));
+                census.found(Finding::error(Code::LedgerRewound, message).at(LEDGER).hint(hint), Some(Repair::Ledger));
+                Ok(())
+            }
+            (_, Some(tip), known) => {
+                if let Err(why) = self.check_record(&tip) {
+                    let message = format!("the newest record, {}, is torn: {why}", tip.to_hex_with_len(12));
+                    census.found(Finding::error(Code::LedgerTorn, message).at(LEDGER).hint(hint), Some(Repair::Ledger));
+                    return Ok(());
+                }
+                let held = match known {
+                    // A chain that is broken further down is told below.
+                    Some(known) => self.ledger_holds(tip, known).unwrap_or(true),
+                    None => true,
+                };
+                if let (false, Some(known)) = (held, known) {
+                    let message = format!(
+                        "the ledger was set back: it is at {}, which does not hold the record {}",
+                        tip.to_hex_with_len(12),
+                        known.to_hex_with_len(12)
+                    );
+                    census.found(Finding::error(Code::LedgerRewound, message).at(LEDGER).hint(hint), Some(Repair::Ledger));
+                }
+                self.examine_records(LEDGER, tip, seen, census)
+            }
+            (Some(_), None, _) => Ok(()),
+        }
+    }
+
+    /// Every record that a ledger's tip leads to, down to the opening commit.
+    fn examine_records(&self, name: &str, tip: Oid, seen: &mut HashSet<Oid>, census: &mut Census) -> Result<(), StoreError> {
+        let opened = opening(&mut Batch::hashing(self))?;
+        let mut waiting = vec![tip];
+        while let Some(id) = waiting.pop() {
+            if !seen.insert(id) {
+                continue;
+            }
+            let short = id.to_hex_with_len(12);
+            let hint = "git cbia fetch brings it from a clone that has it; nothing that is here is changed";
+            let broken = |message: String| Finding::error(Code::LedgerBroken, message).at(name).hint(hint);
+            let commit = match self.read_commit(&id) {
+                Ok(commit) => commit,
+                Err(error) => {
+                    census.found(broken(format!("the ledger breaks off at {short}: {}", spelled(&error))), None);
+                    continue;
+                }
+            };
+            match self.ledger_record(&id) {
+                Ok(Some(record)) => {
+                    census.records += 1;
+                    let joins = before(&commit).len() > 1;
+                    if let Some(run) = commit.parents.get(1).filter(|_| !joins) {
+                        if record.record.run.as_deref() != Some(run.to_string().as_str()) {
+                            let says = record.record.run.unwrap_or_else(|| "none".to_owned());
+                            let message = format!("the record {short} names another run than its commit");
+                            census.found(broken(message).expected(run, says), None);
+                        }
+                        if let Err(error) = self.read_commit(run).and_then(|run| self.read(&run.tree, Kind::Tree, MAX_OBJECT)) {
+                            census.found(broken(format!("the run of the record {short} is lost: {}", spelled(&error))), None);
+                        }
+                    }
+                }
+                Ok(None) if id == opened && id != tip => {}
+                Ok(None) => census.found(broken(format!("the commit {short} is no record")), None),
+                Err(error) => census.found(broken(format!("the record {short} is damaged: {}", spelled(&error))), None),
+            }
+            if commit.parents.is_empty() && id != opened {
+                census.found(broken(format!("the ledger ends at {short}, which is not the commit that opens a ledger")), None);
+            }
+            waiting.extend(before(&commit));
+        }
+        Ok(())
+    }
+
+    /// Mends a problem. What it says is what was done.
+    pub fn mend(&self, repair: &Repair) -> Result<String, StoreError> {
+        match repair {
+            Repair::Aside(name, target) => Ok(format!("put {name} aside as {}", self.put_aside(name, *target)?)),
+            Repair::Note(name) => {
+                let noted = self.note_damaged(name)?;
+                Ok(format!("took {name} away; what it said is in {}", noted.display()))
+            }
+            Repair::Ledger => Ok(format!("the ledger goes on from {}", self.heal_ledger()?.to_hex_with_len(12))),
+        }
+    }
+
+    /// Takes a ref away that is damaged or points at nothing, and keeps what it said in a file.
+    fn note_damaged(&self, name: &str) -> Result<std::path::PathBuf, StoreError> {
+        let parsed: RefName = name.parse()?;
+        match self.ref_target(&parsed) {
+            Ok(Some(target)) => {
+                let noted = self.write_note(name, target.to_string().as_bytes())?;
+                match self.cas(&parsed, Some(target), None, Durability::Full)?.outcome {
+                    Cas::Done => Ok(noted),
+                    Cas::Conflict(_) | Cas::Busy => Err(StoreError::Moved { name: name.to_owned() }),
+                }
+            }
+            Ok(None) => Err(StoreError::Moved { name: name.to_owned() }),
+            Err(RefError::Damaged { .. }) => Ok(self.move_damaged(&parsed)?),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
