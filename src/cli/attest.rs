@@ -46,7 +46,7 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
 }
 
 /// The run that is meant.
-fn find(store: &Store, given: Option<&str>) -> Result<RunListing, CommandError> {
+pub(super) fn find(store: &Store, given: Option<&str>) -> Result<RunListing, CommandError> {
     let missing = |message: String| {
         CommandError::found(Finding::error(Code::DocumentMissing, message).hint("git for-each-ref refs/cbia/runs lists the runs"))
     };

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use serde_json::json;
 
 use super::Context;
@@ -5,6 +7,7 @@ use super::error::{CommandError, exit};
 use super::ui::Ui;
 use crate::document::finding::{Code, Finding};
 use crate::document::json::to_value;
+use crate::pipeline::counted;
 use crate::store::cache::CacheListing;
 use crate::store::durable::Durability;
 use crate::store::refs::Cas;
@@ -20,6 +23,8 @@ pub struct Args {
 enum Command {
     /// List the entries.
     Ls,
+    /// Count the entries, what they take, and how often a run was replayed.
+    Stats,
     /// Verify an entry, and show its key's components and its artifacts.
     Show {
         /// The key, or its first digits.
@@ -35,6 +40,7 @@ enum Command {
 pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, CommandError> {
     match &args.command {
         Command::Ls => ls(context, ui),
+        Command::Stats => stats(context, ui),
         Command::Show { key } => show(context, key, ui),
         Command::Rm { key } => rm(context, key, ui),
     }
@@ -52,6 +58,52 @@ fn ls(context: &Context<'_>, ui: &mut Ui) -> Result<u8, CommandError> {
         ui.note("the cache is empty: git cbia run");
     }
     ui.result(json!({ "entries": told }), &[]);
+    Ok(exit::DONE)
+}
+
+fn stats(context: &Context<'_>, ui: &mut Ui) -> Result<u8, CommandError> {
+    let store = context.store;
+    let mut phases: BTreeMap<&'static str, (usize, usize, u64)> = BTreeMap::new();
+    let entries = store.cache_entries()?;
+    let mut unreadable = 0;
+    for entry in &entries {
+        let Some(meta) = store.cache_meta(&entry.commit) else {
+            unreadable += 1;
+            continue;
+        };
+        let (count, artifacts, bytes) = phases.entry(meta.key_data.phase.as_str()).or_default();
+        *count += 1;
+        *artifacts += meta.artifacts.len();
+        *bytes += meta.artifacts.iter().map(|file| file.bytes).sum::<u64>();
+    }
+    let (artifacts, logical) = phases.values().fold((0, 0), |(files, bytes), (_, more, size)| (files + more, bytes + size));
+    let disk = store.disk_usage(&entries.iter().map(|entry| entry.commit).collect::<Vec<_>>(), &[])?;
+    let (runs, refs) = (store.runs()?.len(), store.refs_under("refs/cbia/")?.len());
+    let tally = store.tally()?;
+    let all = tally.admitted + tally.replayed + tally.failed;
+    let rate = (all > 0).then(|| tally.replayed as f64 / all as f64);
+    for (phase, (count, artifacts, bytes)) in &phases {
+        let artifacts = counted(*artifacts, "artifact", "artifacts");
+        ui.line(&format!("{phase:<8} {}, {artifacts}, {bytes} bytes", counted(*count, "entry", "entries")));
+    }
+    if unreadable > 0 {
+        ui.note(&format!("{} cannot be read: git cbia fsck", counted(unreadable, "entry", "entries")));
+    }
+    let (entries_told, artifacts_told) = (counted(entries.len(), "entry", "entries"), counted(artifacts, "artifact", "artifacts"));
+    ui.line(&format!("all      {entries_told}, {artifacts_told}, {logical} bytes, of which {disk} on disk"));
+    ui.line(&format!("{}, {}", counted(runs, "stored run", "stored runs"), counted(refs, "ref", "refs")));
+    let share = rate.map_or("nothing was run yet".to_owned(), |rate| format!("{:.0} % replayed", rate * 100.0));
+    ui.line(&format!("{} recorded as run: {share}", counted(all, "time", "times")));
+    let by_phase: BTreeMap<_, _> = phases
+        .iter()
+        .map(|(phase, (count, artifacts, bytes))| (phase, json!({"entries": count, "artifacts": artifacts, "bytes": bytes})))
+        .collect();
+    let result = json!({
+        "entries": entries.len(), "unreadable": unreadable, "phases": by_phase, "artifacts": artifacts, "bytes": logical, "disk_bytes": disk,
+        "runs": runs, "refs": refs, "hit_rate": rate,
+        "events": {"admitted": tally.admitted, "replayed": tally.replayed, "denied": tally.denied, "failed": tally.failed},
+    });
+    ui.result(result, &[]);
     Ok(exit::DONE)
 }
 

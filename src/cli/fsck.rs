@@ -71,6 +71,13 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
 /// Looks at everything, the runs included.
 fn examine(store: &Store) -> Result<Census, CommandError> {
     let mut census = store.examine()?;
+    census.problems.extend(runs(store, &census));
+    Ok(census)
+}
+
+/// What is wrong with the runs.
+pub(super) fn runs(store: &Store, census: &Census) -> Vec<Problem> {
+    let mut problems = Vec::new();
     for listing in census.runs.clone() {
         let (name, tip) = (listing.name.clone(), listing.tip);
         let findings = match finished::read(store, listing) {
@@ -83,7 +90,7 @@ fn examine(store: &Store) -> Result<Census, CommandError> {
         let message = format!("the run {} is not whole: {}{more}", tip.to_hex_with_len(12), printable(&first));
         let finding = Finding::error(Code::RunInvalid, message).at(&name);
         let finding = finding.hint("git cbia fsck --repair puts it aside; git cbia run makes it again");
-        census.problems.push(Problem { finding, repair: Some(Repair::Aside(name, tip)) });
+        problems.push(Problem { finding, repair: Some(Repair::Aside(name, tip)) });
     }
-    Ok(census)
+    problems
 }

@@ -4,10 +4,12 @@ use super::Context;
 use super::error::{CommandError, exit};
 use super::ui::Ui;
 use crate::document::finding::{Code, Finding};
+use crate::document::path::printable;
 use crate::pipeline::counted;
 use crate::pipeline::inputs::{self, ExecutorSource, From};
 use crate::store::gc::{Keep, Rested};
 use crate::store::open::Role;
+use crate::store::share::RemoteKeep;
 use crate::verify::{Evidence, Limits, Means, Nobody, Verifier};
 
 /// What is young enough where nothing is said.
@@ -29,6 +31,10 @@ pub struct Args {
     /// Remove the oldest until the rest, beside what the ledger holds anyway, takes at most this: bytes, which may end in k, m or g.
     #[arg(long, value_name = "BYTES", value_parser = size)]
     max_size: Option<u64>,
+    /// Make room on a remote instead, of which at most cbia.maxRemoteRefs refs, or the runs of --keep-runs, are kept. By default the remote that is
+    /// pushed to. Ages are those of the ledgers that are known here: fetch first.
+    #[arg(long, value_name = "REMOTE", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["older_than", "max_size"])]
+    remote: Option<String>,
     /// Say what would be removed, and remove nothing.
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -65,6 +71,9 @@ fn size(text: &str) -> Result<u64, String> {
 
 pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, CommandError> {
     let store = context.store;
+    if let Some(remote) = &args.remote {
+        return evict(context, args, Some(remote.as_str()).filter(|name| !name.is_empty()), ui);
+    }
     let nothing_said = args.keep_runs.is_none() && args.older_than.is_none() && args.max_size.is_none();
     // The time that a record of now would have.
     let now = store.signature(Role::Committer).seconds;
@@ -108,6 +117,49 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
     Ok(exit::DONE)
 }
 
+/// Makes room on a remote.
+fn evict(context: &Context<'_>, args: &Args, named: Option<&str>, ui: &mut Ui) -> Result<u8, CommandError> {
+    const SETTING: &str = "cbia.maxRemoteRefs";
+    let store = context.store;
+    let sharing = store.sharing()?;
+    let remote = store.remote_to_push(&sharing, named)?;
+    let refs = match store.config_string(SETTING) {
+        None => None,
+        Some(text) => match text.parse::<usize>() {
+            Ok(number) if number > 0 => Some(number),
+            _ => {
+                let finding = Finding::error(Code::SettingInvalid, format!("{SETTING} is '{}'", printable(&text)));
+                return Err(CommandError::found(finding.at(SETTING).hint("it must be a number of refs, from 1 on")));
+            }
+        },
+    };
+    let keep = RemoteKeep { runs: args.keep_runs, refs };
+    if keep.runs.is_none() && keep.refs.is_none() {
+        return Err(CommandError::usage(&format!("say how much is kept: --keep-runs, or git config {SETTING}")));
+    }
+    let mut findings = Vec::new();
+    let rested = rested_on(context, &mut findings)?;
+    let evicted = store.evict(&sharing, &remote, keep, &rested, args.dry_run)?;
+    ui.findings(&findings);
+    let verb = if args.dry_run { "would remove" } else { "removed" };
+    for (name, _) in &evicted.gone {
+        ui.line(&format!("{verb} {} from {}", printable(name), evicted.remote));
+    }
+    for (name, why) in &evicted.kept {
+        ui.note(&format!("{} stayed: {}", printable(name), printable(why)));
+    }
+    ui.line(&format!("{verb} {} of {} refs from {}", evicted.gone.len(), evicted.refs, evicted.remote));
+    let result = json!({
+        "dry_run": args.dry_run,
+        "remote": evicted.remote,
+        "refs": evicted.refs,
+        "removed": evicted.gone.iter().map(|(name, id)| json!({"ref": name, "target": id.to_string()})).collect::<Vec<_>>(),
+        "spared": evicted.kept.iter().map(|(name, _)| name).collect::<Vec<_>>(),
+    });
+    ui.result(result, &findings);
+    Ok(exit::DONE)
+}
+
 /// What the newest commit of every branch, tag and work tree rests on: every run of its state, and the runs that its generated files came
 /// from, as far as it can be verified.
 fn rested_on(context: &Context<'_>, findings: &mut Vec<Finding>) -> Result<Rested, CommandError> {
@@ -122,7 +174,7 @@ fn rested_on(context: &Context<'_>, findings: &mut Vec<Finding>) -> Result<Reste
         if !seen.insert(tree) {
             continue;
         }
-        rested.states.insert(inputs::take(store, From::Tree(tip), &ExecutorSource::Repository)?.state_key());
+        rested.states.insert(inputs::take(store, From::Tree(tree), &ExecutorSource::Repository)?.state_key());
         match verifier.tree(tree, None, false) {
             Ok(verdict) => {
                 rested.states.extend(verdict.state_key);

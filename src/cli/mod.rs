@@ -2,6 +2,7 @@
 
 mod attest;
 mod authority;
+mod bundle;
 mod cache;
 mod doctor;
 mod environment;
@@ -73,6 +74,7 @@ enum Command {
     Fetch(fetch::Args),
     Ledger(ledger::Args),
     Gc(gc::Args),
+    Bundle(bundle::Args),
     Fsck(fsck::Args),
 }
 
@@ -98,6 +100,7 @@ impl Command {
             Command::Fetch(_) => "fetch",
             Command::Ledger(_) => "ledger",
             Command::Gc(_) => "gc",
+            Command::Bundle(_) => "bundle",
             Command::Fsck(_) => "fsck",
         }
     }
@@ -166,6 +169,7 @@ fn execute(environment: &Environment, command: Command, ui: &mut Ui) -> Result<u
         Command::Fetch(args) => fetch::run(&context, &args, ui),
         Command::Ledger(args) => ledger::run(&context, &args, ui),
         Command::Gc(args) => gc::run(&context, &args, ui),
+        Command::Bundle(args) => bundle::run(&context, &args, ui),
         Command::Fsck(args) => fsck::run(&context, &args, ui),
     }
 }

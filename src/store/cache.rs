@@ -132,6 +132,13 @@ impl Store {
         (meta.key_data.digest() == *key).then_some(meta.key_data)
     }
 
+    /// What an entry says about itself, unverified: nothing where it cannot be read.
+    pub fn cache_meta(&self, commit: &Oid) -> Option<CacheMeta> {
+        let path = META_PATH.parse().ok()?;
+        let id = self.lookup(&self.tree_of(commit).ok()?, &path).ok()??;
+        Some(load::<CacheMeta>(Kind::CacheMeta, &path, &self.read_blob(&id, MAX_META).ok()?).ok()?.document)
+    }
+
     /// Stores an entry: writes its objects into `batch`, and returns the commit that its ref is to point at.
     pub fn write_entry(
         &self,

@@ -114,7 +114,24 @@ impl About {
     }
 }
 
+impl Rested {
+    /// Whether a run is one of these.
+    pub(in crate::store) fn holds(&self, keys: &RunKeys, tip: &Oid) -> bool {
+        self.runs.contains(tip) || self.states.contains(&keys.0)
+    }
+}
+
 impl Heard {
+    /// The cache keys that records of a run name.
+    pub(in crate::store) fn keys_of(&self, run: &RunKeys) -> impl Iterator<Item = &Digest> {
+        self.keys_of.get(run).into_iter().flatten()
+    }
+
+    /// Whether a record says that the run was promoted.
+    pub(in crate::store) fn is_promoted(&self, tip: &Oid) -> bool {
+        self.promoted.contains(&tip.to_string())
+    }
+
     fn hear(&mut self, record: &Record, seconds: i64) {
         let newer = |known: &mut i64| *known = (*known).max(seconds);
         let keys: BTreeSet<Digest> = record.phases.iter().filter_map(|phase| phase.cache_key).collect();
@@ -130,7 +147,7 @@ impl Heard {
         }
     }
 
-    fn recorded(&self, about: About) -> Option<i64> {
+    pub(in crate::store) fn recorded(&self, about: About) -> Option<i64> {
         match about {
             About::Run(keys) => self.runs.get(&keys).copied(),
             About::Entry(key) => self.keys.get(&key).copied(),
@@ -139,12 +156,12 @@ impl Heard {
 }
 
 /// Whether a ref is a ledger's.
-fn is_ledger(name: &str) -> bool {
+pub(in crate::store) fn is_ledger(name: &str) -> bool {
     name == "refs/cbia/ledger" || name.contains("/ledgers/") || name.starts_with("refs/cbia/seen/")
 }
 
 /// The run that an attestation's name is about, wherever it was fetched to.
-fn attested(name: &str) -> Option<RunKeys> {
+pub(in crate::store) fn attested(name: &str) -> Option<RunKeys> {
     let (_, rest) = name.split_once("/attestations/")?;
     let mut parts = rest.split('/');
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
@@ -195,7 +212,7 @@ impl Store {
     }
 
     /// What a run's phases were stored under, by the run's own commits.
-    fn keys_in_chain(&self, tip: Oid) -> Result<BTreeSet<Digest>, StoreError> {
+    pub(in crate::store) fn keys_in_chain(&self, tip: Oid) -> Result<BTreeSet<Digest>, StoreError> {
         let (mut keys, mut next) = (BTreeSet::new(), Some(tip));
         for _ in 0..1000 {
             let Some(id) = next else { break };
@@ -217,9 +234,8 @@ impl Store {
         let is_rested_on = |keys: &RunKeys, tip: &Oid| {
             attested.contains(keys)
                 || promoted.contains(tip)
-                || heard.promoted.contains(&tip.to_string())
-                || rested.runs.contains(tip)
-                || rested.states.contains(&keys.0)
+                || heard.is_promoted(tip)
+                || rested.holds(keys, tip)
         };
 
         let mut collection = Collection { runs: Vec::new(), entries: Vec::new(), others: Vec::new(), tracking: Vec::new() };
@@ -405,5 +421,36 @@ impl Collection {
         let tracking: Vec<Going> = tracking.map(|(_, one)| one.clone()).collect();
         going.extend(tracking);
         going
+    }
+}
+
+/// How often something was recorded in this clone's ledger, by event.
+#[derive(Clone, Default, Debug)]
+pub struct Tally {
+    /// Runs that were admitted and executed.
+    pub admitted: usize,
+    /// Runs that were replayed.
+    pub replayed: usize,
+    /// Runs that were denied.
+    pub denied: usize,
+    /// Runs that failed.
+    pub failed: usize,
+}
+
+impl Store {
+    /// What this clone's ledger says of its runs.
+    pub fn tally(&self) -> Result<Tally, StoreError> {
+        let mut tally = Tally::default();
+        self.ledger_find(usize::MAX, |record| {
+            match record.record.event {
+                RecordEvent::Admitted => tally.admitted += 1,
+                RecordEvent::Replayed => tally.replayed += 1,
+                RecordEvent::Denied => tally.denied += 1,
+                RecordEvent::Failed => tally.failed += 1,
+                RecordEvent::Promoted | RecordEvent::Merged => {}
+            }
+            None::<()>
+        })?;
+        Ok(tally)
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod attest;
 mod beneath;
+pub mod bundle;
 pub mod cache;
 mod clean;
 pub mod commits;

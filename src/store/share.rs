@@ -3,6 +3,7 @@
 //! What a remote has lands under `refs/cbia/remotes/<remote>/…`, and becomes usable only when it was verified. On the remote every writer has
 //! a ledger of its own, `refs/cbia/ledgers/<writer>`, so that writers do not contend; everything else there is written once.
 
+mod evict;
 mod fetch;
 mod ledgers;
 mod push;
@@ -10,6 +11,7 @@ mod vet;
 
 use std::time::Duration;
 
+pub use self::evict::{Evicted, RemoteKeep};
 pub use self::fetch::{Fetched, Wanted};
 pub use self::ledgers::News;
 pub use self::push::{Pushed, What};
@@ -274,6 +276,16 @@ impl Store {
             format!("at-{}", &Digest::of(given.as_bytes()).to_string()[..16])
         };
         Ok(Remote { given: given.to_owned(), key })
+    }
+
+    /// A bundle as a remote. Each bundle is one of its own: that another one lacks a ledger says nothing.
+    pub(in crate::store) fn bundle_remote(&self, file: &std::path::Path, digest: &Digest) -> Result<Remote, ShareError> {
+        let given = file.to_str().ok_or_else(|| ShareError::Setting {
+            key: "the bundle",
+            value: file.display().to_string(),
+            wanted: "its path must be valid UTF-8",
+        })?;
+        Ok(Remote { given: given.to_owned(), key: format!("bundle/{}", &digest.to_string()[..16]) })
     }
 
     /// The remote to push to: the one that is named, else as configured, else `origin`.

@@ -1,0 +1,318 @@
+//! Upkeep: what may go goes and nothing else, damage is found and mended, and a bundle carries what a push would.
+
+use std::collections::BTreeSet;
+use std::process::{Child, Stdio};
+
+use serde_json::Value;
+
+use super::support::{NOTE, NOTE_TEXT, PROGRAM, Ran, Repo};
+
+/// Seconds in a day.
+const DAY: i64 = 86_400;
+const NOW: i64 = 1_700_000_000;
+
+/// The same place, so many days before the time of the others.
+fn days_ago(repo: &Repo, days: i64) -> Repo {
+    repo.with("GIT_COMMITTER_DATE", Some(&format!("{} +0000", NOW - days * DAY)))
+}
+
+/// Runs with these words in the input. The run's ref.
+fn run_with(repo: &Repo, words: &str) -> String {
+    repo.write("data/words.txt", words);
+    let before: BTreeSet<String> = runs(repo).into_iter().collect();
+    repo.run();
+    runs(repo).into_iter().find(|name| !before.contains(name)).unwrap()
+}
+
+fn runs(repo: &Repo) -> Vec<String> {
+    repo.refs("refs/cbia/runs").into_iter().map(|(name, _)| name).collect()
+}
+
+fn gc(repo: &Repo, arguments: &[&str]) -> Ran {
+    repo.cbia([&["gc", "--json"], arguments].concat()).ok()
+}
+
+/// The refs that a collection removed, or would.
+fn removed(ran: &Ran) -> BTreeSet<String> {
+    let document = ran.json();
+    let removed = document["result"]["removed"].as_array().unwrap();
+    removed.iter().map(|one| one["ref"].as_str().unwrap().to_owned()).collect()
+}
+
+fn clean(repo: &Repo) -> Value {
+    let ran = repo.cbia(["fsck", "--json"]).ok();
+    assert_eq!(ran.codes(), Vec::<String>::new());
+    ran.json()["result"].clone()
+}
+
+/// A repository with four runs, from 400, 300, 200 and 100 days ago. The work tree is back at what was committed, which has no run.
+fn aged() -> (Repo, Vec<String>) {
+    let repo = Repo::tiny();
+    repo.commit();
+    let made = [400, 300, 200, 100].map(|days| run_with(&days_ago(&repo, days), &format!("{days}\n")));
+    repo.git(["checkout", "-q", "."]);
+    (repo, made.to_vec())
+}
+
+#[test]
+fn what_is_old_goes_and_can_be_made_again() {
+    let (repo, made) = aged();
+    let (ledger, all) = (repo.only_ref("refs/cbia/ledger"), repo.refs("refs/cbia"));
+    let ran = gc(&repo, &["--older-than", "250d", "--dry-run"]);
+    assert_eq!(repo.refs("refs/cbia"), all);
+    let planned = removed(&ran);
+    assert!(planned.contains(&made[0]) && planned.contains(&made[1]), "{planned:?}");
+    assert!(!planned.contains(&made[2]) && !planned.contains(&made[3]), "{planned:?}");
+    assert!(planned.iter().any(|name| name.starts_with("refs/cbia/cache/")), "{planned:?}");
+    assert!(ran.json()["result"]["bytes"].as_u64().unwrap() > 0);
+    let ran = gc(&repo, &["--older-than", "250d"]);
+    assert_eq!(removed(&ran), planned);
+    let left: BTreeSet<String> = repo.refs("refs/cbia").into_iter().map(|(name, _)| name).collect();
+    let wanted = all.iter().map(|(name, _)| name.clone()).filter(|name| !planned.contains(name)).collect();
+    assert_eq!(left, wanted);
+    assert_eq!(repo.only_ref("refs/cbia/ledger"), ledger);
+    clean(&repo);
+    assert_eq!(removed(&gc(&repo, &["--older-than", "250d"])), BTreeSet::new());
+    // Whatever git collects now, everything that stayed can be replayed, and what went is made again, as it was.
+    repo.git(["reflog", "expire", "--expire=now", "--all"]);
+    repo.git(["gc", "-q", "--prune=now"]);
+    repo.fsck();
+    repo.write("data/words.txt", "200\n");
+    assert_eq!(repo.run(), "replayed");
+    repo.write("data/words.txt", "400\n");
+    assert_eq!(repo.run(), "executed");
+    assert!(repo.refs("refs/cbia/runs").iter().any(|one| all.contains(one) && one.0 == made[0]));
+    clean(&repo);
+}
+
+#[test]
+fn the_newest_runs_stay_by_number_and_nothing_is_old_by_itself() {
+    let (repo, made) = aged();
+    let ran = gc(&repo, &["--keep-runs", "1", "--older-than", "0s", "-n"]);
+    assert_eq!(made.iter().filter(|name| removed(&ran).contains(*name)).count(), 3);
+    // Where a rule keeps it, it stays.
+    let ran = gc(&repo, &["--keep-runs", "3", "--older-than", "150d", "-n"]);
+    assert_eq!(made.iter().filter(|name| removed(&ran).contains(*name)).collect::<Vec<_>>(), [&made[0]]);
+    // 90 days by default.
+    let ran = gc(&repo, &["-n"]);
+    assert!(made.iter().all(|name| removed(&ran).contains(name)));
+    // A replay is a record, and makes young.
+    repo.write("data/words.txt", "400\n");
+    assert_eq!(repo.run(), "replayed");
+    repo.git(["checkout", "-q", "."]);
+    let ran = gc(&repo, &["--keep-runs", "1"]);
+    assert!(!removed(&ran).contains(&made[0]));
+    assert_eq!(runs(&repo), [made[0].clone()]);
+    clean(&repo);
+}
+
+#[test]
+fn a_size_takes_the_oldest_first_and_only_what_gives_something_back() {
+    let (repo, made) = aged();
+    let size = |bytes: &str| removed(&gc(&repo, &["--max-size", bytes, "-n"]));
+    assert_eq!(size("1g"), BTreeSet::new());
+    let everything = size("0");
+    assert!(everything.contains("refs/cbia/memo"), "{everything:?}");
+    // The ledger holds every run, so that a run's ref gives nothing back; its cache entries do.
+    let bytes = gc(&repo, &["--max-size", "0", "-n"]).json()["result"]["bytes"].as_u64().unwrap();
+    let some = size(&(bytes / 2).to_string());
+    assert!(some.len() < everything.len() && !some.is_empty(), "{some:?} of {everything:?}");
+    assert!(!some.contains(&made[3]), "{some:?}");
+    for wrong in ["x", "-1", "1t", "99999999999g"] {
+        repo.cbia(["gc", "--max-size", wrong]).exits(2);
+    }
+    for wrong in ["x", "1", "1y", "d", ""] {
+        repo.cbia(["gc", "--older-than", wrong]).exits(2);
+    }
+}
+
+#[test]
+fn what_something_rests_on_stays() {
+    let (repo, made) = aged();
+    let stays = |name: &String| !removed(&gc(&repo, &["--older-than", "0s", "-n"])).contains(name);
+    assert!(!made.iter().any(stays));
+    let put = |words: &str, branch: &str| {
+        repo.write("data/words.txt", words);
+        repo.git(["checkout", "-q", "-b", branch]);
+        repo.git(["commit", "-q", "-a", "-m", branch]);
+        repo.git(["checkout", "-q", "main"]);
+    };
+    // The state of a branch, of one that was fetched, and of a tag.
+    put("400\n", "side");
+    put("300\n", "theirs");
+    repo.git(["update-ref", "refs/remotes/origin/theirs", "theirs"]);
+    repo.git(["branch", "-q", "-D", "theirs"]);
+    put("200\n", "old");
+    repo.git(["tag", "v1", "old"]);
+    repo.git(["branch", "-q", "-D", "old"]);
+    assert_eq!(made.iter().map(stays).collect::<Vec<_>>(), [true, true, true, false]);
+    // What lies in the work tree.
+    repo.write("data/words.txt", "100\n");
+    assert!(stays(&made[3]));
+    repo.git(["checkout", "-q", "."]);
+    repo.git(["update-ref", "-d", "refs/remotes/origin/theirs"]);
+    assert_eq!(made.iter().map(stays).collect::<Vec<_>>(), [true, false, true, false]);
+    // What a commit says that it was promoted from.
+    let tip = repo.git(["rev-parse", &made[1]]);
+    repo.git(["commit", "-q", "--allow-empty", "-m", &format!("Promote\n\nCbia-Run: {tip}")]);
+    repo.git(["commit", "-q", "--allow-empty", "-m", "later"]);
+    assert_eq!(made.iter().map(stays).collect::<Vec<_>>(), [true, true, true, false]);
+    // An attestation, by its name alone.
+    let keys = made[3].trim_start_matches("refs/cbia/runs/");
+    repo.git(["tag", "-a", "-m", "x", "x", &made[3]]);
+    repo.git(["update-ref", &format!("refs/cbia/attestations/{keys}/ssh-x"), "refs/tags/x"]);
+    repo.git(["tag", "-d", "x"]);
+    assert!(made.iter().all(stays));
+    let document = gc(&repo, &["--older-than", "0s"]).json();
+    assert_eq!((&document["result"]["runs_kept"], &document["result"]["runs_rested_on"]), (&4.into(), &4.into()));
+    assert_eq!(repo.refs("refs/cbia/attestations").len(), 1);
+}
+
+#[test]
+fn a_collection_among_runs_loses_nothing() {
+    let repo = Repo::tiny();
+    repo.commit();
+    let trees: Vec<Repo> = (0..3)
+        .map(|number| {
+            repo.git(["worktree", "add", "-q", "--detach", &format!("../linked-{number}")]);
+            repo.at(repo.outside().join(format!("linked-{number}")))
+        })
+        .collect();
+    let start = |at: &Repo, arguments: &[&str]| -> Child {
+        let mut command = at.command(PROGRAM);
+        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let mut acknowledged = 0;
+    for round in 0..4 {
+        let mut children = Vec::new();
+        for (number, tree) in trees.iter().enumerate() {
+            tree.write("data/words.txt", format!("{}\n", (round + number) % 3));
+            children.push(start(tree, &["run", "--json"]));
+            children.push(start(&repo, &["gc", "--older-than", "0s", "--json"]));
+        }
+        for child in children {
+            let output = child.wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{said}");
+            acknowledged += usize::from(said.contains("\"command\": \"run\""));
+        }
+    }
+    assert_eq!((acknowledged, repo.events().len()), (12, 12));
+    clean(&repo);
+    repo.fsck();
+    assert_eq!(repo.leftovers(), Vec::<String>::new());
+    for (number, tree) in trees.iter().enumerate() {
+        tree.write("data/words.txt", format!("{number}\n"));
+        tree.run();
+        assert_eq!(tree.run(), "replayed");
+        assert!(tree.read(NOTE).ends_with(&format!("words: {number}\n")));
+    }
+}
+
+#[test]
+fn every_damage_is_found_by_itself_and_mended() {
+    let gone = |repo: &Repo, id: &str| {
+        let path = format!(".git/objects/{}/{}", &id[..2], &id[2..]);
+        if repo.has(&path) { repo.remove(&path) } else { lose_packed(repo, id) }
+    };
+    type Damage<'d> = (&'d str, &'d str, Box<dyn Fn(&Repo)>);
+    let entry = |repo: &Repo| repo.only_entry();
+    let cases: Vec<Damage<'_>> = vec![
+        ("ref-malformed", "refs/cbia/stray", Box::new(|repo| drop(repo.git(["update-ref", "refs/cbia/stray", "HEAD"])))),
+        ("ref-malformed", "refs/cbia/runs/x", Box::new(|repo| drop(repo.git(["update-ref", "refs/cbia/runs/x/y", "HEAD"])))),
+        ("ref-malformed", "refs/cbia/cache/", Box::new(move |repo| {
+            let (name, _) = entry(repo);
+            drop(repo.git(["update-ref", &name, "HEAD^{tree}"]));
+        })),
+        ("ref-damaged", "refs/cbia/cache/", Box::new(move |repo| repo.write(&format!(".git/{}", entry(repo).0), "torn"))),
+        ("ref-dangling", "refs/cbia/cache/", Box::new(move |repo| gone(repo, &entry(repo).1))),
+        ("cache-entry-invalid", "refs/cbia/cache/", Box::new(move |repo| {
+            let (name, id) = entry(repo);
+            drop(repo.git(["update-ref", &name.replace(&name[16..20], "0000"), &id]));
+        })),
+        ("run-invalid", "refs/cbia/runs/", Box::new(|repo| {
+            let (name, id) = repo.only_ref("refs/cbia/runs");
+            drop(repo.git(["update-ref", &name, &format!("{id}~1")]));
+        })),
+        ("memo-invalid", "refs/cbia/memo", Box::new(|repo| drop(repo.git(["update-ref", "refs/cbia/memo", "HEAD"])))),
+        ("attestation-invalid", "refs/cbia/attestations/", Box::new(|repo| {
+            let (name, _) = repo.only_ref("refs/cbia/runs");
+            repo.git(["tag", "-a", "-m", "x", "x", &name]);
+            repo.git(["update-ref", &format!("{}/ssh-x", name.replace("/runs/", "/attestations/")), "refs/tags/x"]);
+            repo.git(["tag", "-d", "x"]);
+        })),
+        ("ledger-torn", "refs/cbia/ledger", Box::new(move |repo| {
+            repo.run();
+            gone(repo, &repo.git(["rev-parse", "refs/cbia/ledger:record.json"]));
+        })),
+        ("ref-damaged", "refs/cbia/ledger", Box::new(|repo| repo.write(".git/refs/cbia/ledger", ""))),
+        ("ledger-rewound", "refs/cbia/ledger", Box::new(|repo| drop(repo.git(["update-ref", "-d", "refs/cbia/ledger"])))),
+        ("ledger-rewound", "refs/cbia/ledger", Box::new(|repo| {
+            repo.run();
+            drop(repo.git(["update-ref", "refs/cbia/ledger", "refs/cbia/ledger~1"]));
+        })),
+    ];
+    for (number, (code, at, damage)) in cases.into_iter().enumerate() {
+        let repo = Repo::tiny();
+        repo.commit();
+        repo.run();
+        clean(&repo);
+        damage(&repo);
+        let ran = repo.cbia(["fsck", "--json"]).exits(1);
+        let found = ran.codes();
+        assert_eq!(found, [code], "{number}: {}", ran.stdout);
+        let finding = &ran.json()["findings"][0];
+        assert!(finding["path"].as_str().unwrap().starts_with(at) && finding["hint"].is_string(), "{number}: {finding}");
+        let before = repo.refs("refs/cbia/refused").len();
+        let ran = repo.cbia(["fsck", "--repair", "--json"]).ok();
+        assert_eq!(ran.json()["result"]["repaired"].as_array().unwrap().len(), 1, "{number}: {}", ran.stdout);
+        let kept = repo.refs("refs/cbia/refused").len() - before;
+        let noted = std::fs::read_dir(repo.path().join(".git/cbia/damaged")).map_or(0, Iterator::count);
+        assert_eq!(kept + noted, usize::from(at != "refs/cbia/ledger"), "{number}");
+        clean(&repo);
+        repo.run();
+        assert_eq!((repo.read(NOTE).as_str(), repo.run().as_str()), (NOTE_TEXT, "replayed"), "{number}");
+        clean(&repo);
+    }
+}
+
+#[test]
+fn what_nobody_here_can_mend_is_said_and_left() {
+    let repo = Repo::tiny();
+    repo.commit();
+    repo.run();
+    let record = repo.git(["rev-parse", "refs/cbia/ledger:record.json"]);
+    repo.run();
+    repo.run();
+    let path = format!(".git/objects/{}/{}", &record[..2], &record[2..]);
+    let kept = std::fs::read(repo.path().join(&path)).unwrap();
+    repo.remove(&path);
+    let refs = repo.refs("refs/cbia");
+    for arguments in [vec!["fsck", "--json"], vec!["fsck", "--repair", "--json"]] {
+        let ran = repo.cbia(arguments).exits(1);
+        assert!(ran.codes().iter().all(|code| code == "ledger-broken"), "{}", ran.stdout);
+    }
+    assert_eq!(repo.refs("refs/cbia"), refs);
+    // In doubt nothing is collected.
+    repo.cbia(["gc"]).exits(3);
+    std::fs::write(repo.path().join(&path), kept).unwrap();
+    clean(&repo);
+}
+
+/// Unpacks everything, and loses one object.
+fn lose_packed(repo: &Repo, id: &str) {
+    let folder = repo.path().join(".git/objects/pack");
+    let packs: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let aside = repo.outside().join("packs");
+    std::fs::create_dir_all(&aside).unwrap();
+    for path in packs {
+        std::fs::rename(&path, aside.join(path.file_name().unwrap())).unwrap();
+    }
+    for entry in std::fs::read_dir(&aside).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "pack") {
+            repo.git_with(["unpack-objects", "-q"], &std::fs::read(&path).unwrap());
+        }
+    }
+    repo.remove(&format!(".git/objects/{}/{}", &id[..2], &id[2..]));
+}
