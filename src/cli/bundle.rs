@@ -77,7 +77,11 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
             let entries = counted(bundled.entries, "cache entry", "cache entries");
             let attestations = counted(bundled.attestations, "attestation", "attestations");
             let ledger = if bundled.ledger.is_some() { ", the ledger" } else { "" };
-            ui.line(&format!("wrote {}: {}, {entries}, {attestations}{ledger}", file.display(), counted(bundled.runs, "run", "runs")));
+            ui.line(&format!(
+                "wrote {}: {}, {entries}, {attestations}{ledger}",
+                file.display(),
+                counted(bundled.runs, "run", "runs")
+            ));
             let result = json!({
                 "file": file.to_string_lossy(), "runs": bundled.runs, "cache_entries": bundled.entries,
                 "attestations": bundled.attestations, "ledger": bundled.ledger.map(|id| id.to_string()),

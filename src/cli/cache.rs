@@ -89,7 +89,8 @@ fn stats(context: &Context<'_>, ui: &mut Ui) -> Result<u8, CommandError> {
     if unreadable > 0 {
         ui.note(&format!("{} cannot be read: git cbia fsck", counted(unreadable, "entry", "entries")));
     }
-    let (entries_told, artifacts_told) = (counted(entries.len(), "entry", "entries"), counted(artifacts, "artifact", "artifacts"));
+    let (entries_told, artifacts_told) =
+        (counted(entries.len(), "entry", "entries"), counted(artifacts, "artifact", "artifacts"));
     ui.line(&format!("all      {entries_told}, {artifacts_told}, {logical} bytes, of which {disk} on disk"));
     ui.line(&format!("{}, {}", counted(runs, "stored run", "stored runs"), counted(refs, "ref", "refs")));
     let share = rate.map_or("nothing was run yet".to_owned(), |rate| format!("{:.0} % replayed", rate * 100.0));

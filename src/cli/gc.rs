@@ -182,7 +182,11 @@ fn rested_on(context: &Context<'_>, findings: &mut Vec<Finding>) -> Result<Reste
                 rested.runs.extend(verdict.covered.iter().map(|covered| covered.run));
             }
             Err(error) => {
-                let message = format!("what {} rests on is known by its state alone: {}", tip.to_hex_with_len(12), crate::document::finding::spelled(&error));
+                let message = format!(
+                    "what {} rests on is known by its state alone: {}",
+                    tip.to_hex_with_len(12),
+                    crate::document::finding::spelled(&error)
+                );
                 findings.push(Finding::warning(Code::TreeUnreadable, message).at(tip.to_string()));
             }
         }

@@ -124,6 +124,12 @@ impl Store {
 
     /// Takes what a bundle holds as what a remote offers: it lands under `refs/cbia/remotes/bundle/`, and what is verified becomes usable.
     pub fn import_bundle(&self, file: &Path) -> Result<Fetched, BundleError> {
+        // git does not read the objects of a bundle that it has all of; a damaged one is refused all the same.
+        drop(self.verify_bundle(file)?);
+        self.take_bundle(file)
+    }
+
+    fn take_bundle(&self, file: &Path) -> Result<Fetched, BundleError> {
         let file = absolute(file)?;
         check_is_bundle(&file)?;
         let opened = File::open(&file).map_err(|source| BundleError::Io { action: "read", path: file.clone(), source })?;
@@ -138,10 +144,15 @@ impl Store {
     pub fn verify_bundle(&self, file: &Path) -> Result<(Fetched, Census, Store, tempfile::TempDir), BundleError> {
         let file = absolute(file)?;
         check_is_bundle(&file)?;
-        let scratch = tempfile::tempdir().map_err(|source| BundleError::Io { action: "look into", path: file.clone(), source })?;
+        let scratch =
+            tempfile::tempdir().map_err(|source| BundleError::Io { action: "look into", path: file.clone(), source })?;
         let top = scratch.path().to_owned();
-        let store = self.scratch_repository(&top).map_err(|source| BundleError::Io { action: "look into", path: file.clone(), source })?;
-        let fetched = store.import_bundle(&file)?;
+        let store = self.scratch_repository(&top).map_err(|source| BundleError::Io {
+            action: "look into",
+            path: file.clone(),
+            source,
+        })?;
+        let fetched = store.take_bundle(&file)?;
         let census = store.examine()?;
         Ok((fetched, census, store, scratch))
     }
@@ -157,7 +168,10 @@ impl Store {
             "sha1" => (0, String::new()),
             other => (1, format!("[extensions]\n\tobjectFormat = {other}\n")),
         };
-        std::fs::write(top.join("config"), format!("[core]\n\trepositoryformatversion = {version}\n\tbare = true\n{extensions}"))?;
+        std::fs::write(
+            top.join("config"),
+            format!("[core]\n\trepositoryformatversion = {version}\n\tbare = true\n{extensions}"),
+        )?;
         Store::open(top).map_err(io::Error::other)
     }
 }

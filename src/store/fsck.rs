@@ -90,7 +90,9 @@ impl Store {
                     let finding = Finding::error(Code::RefDamaged, spelled(&error)).at(&name);
                     let (hint, repair) = match name == LEDGER {
                         true => ("git cbia fsck --repair restores it from the journal of its tips", Repair::Ledger),
-                        false => ("git cbia fsck --repair moves it to cbia/damaged/ in the git directory", Repair::Note(name.clone())),
+                        false => {
+                            ("git cbia fsck --repair moves it to cbia/damaged/ in the git directory", Repair::Note(name.clone()))
+                        }
                     };
                     census.found(finding.hint(hint), Some(repair));
                     continue;
@@ -147,14 +149,16 @@ impl Store {
         match self.read(&target, kind, MAX_OBJECT) {
             Ok(_) => {}
             Err(error @ ObjectError::WrongKind { .. }) => {
-                let finding = Finding::error(Code::RefMalformed, format!("{name} points at the wrong thing: {}", spelled(&error)));
+                let finding =
+                    Finding::error(Code::RefMalformed, format!("{name} points at the wrong thing: {}", spelled(&error)));
                 census.found(finding.at(name).hint(aside_hint(name.as_str())), Some(Repair::Aside(name.clone(), target)));
                 return Ok(());
             }
             Err(error @ ObjectError::Io { .. }) => return Err(error.into()),
             Err(error) => {
                 let finding = Finding::error(Code::RefDangling, format!("what {name} points at is lost: {}", spelled(&error)));
-                let hint = "git cbia fsck --repair takes the ref away, and keeps what it said in cbia/damaged/ of the git directory";
+                let hint =
+                    "git cbia fsck --repair takes the ref away, and keeps what it said in cbia/damaged/ of the git directory";
                 census.found(finding.at(name).hint(hint), Some(Repair::Note(name.as_str().to_owned())));
                 return Ok(());
             }
@@ -175,14 +179,16 @@ impl Store {
                 Some((state_key, executor_key)) => {
                     census.attestations += 1;
                     if let Err(why) = self.whole_attestation(name, &target, &state_key, &executor_key)? {
-                        let finding = Finding::error(Code::AttestationInvalid, format!("{name} is no attestation: {why}")).at(name);
+                        let finding =
+                            Finding::error(Code::AttestationInvalid, format!("{name} is no attestation: {why}")).at(name);
                         census.found(finding.hint(aside_hint(name.as_str())), aside());
                     }
                 }
                 None => match self.examine_memo(target) {
                     Ok(decisions) => census.decisions = decisions,
                     Err(why) => {
-                        let finding = Finding::error(Code::MemoInvalid, format!("the memory of decisions is damaged: {why}")).at(name);
+                        let finding =
+                            Finding::error(Code::MemoInvalid, format!("the memory of decisions is damaged: {why}")).at(name);
                         census.found(finding.hint(aside_hint(name.as_str())), aside());
                     }
                 },
@@ -206,7 +212,9 @@ impl Store {
         for (path, leaf) in &tree {
             let parts: Vec<&str> = path.as_str().split('/').collect();
             let key = match parts.as_slice() {
-                [folder, key, "decision.json" | "explain.json"] if key.parse::<Digest>().is_ok() && key.starts_with(*folder) => *key,
+                [folder, key, "decision.json" | "explain.json"] if key.parse::<Digest>().is_ok() && key.starts_with(*folder) => {
+                    *key
+                }
                 _ => return Err(format!("it holds {path}")),
             };
             let bytes = self.read_blob(&leaf.id, MAX_OBJECT).map_err(|error| format!("{path}: {}", spelled(&error)))?;

@@ -192,8 +192,13 @@ impl Store {
 
     /// The runs that commits which any branch, tag or work tree leads to say they were promoted from.
     pub fn promoted_in_commits(&self) -> Result<BTreeSet<Oid>, StoreError> {
-        let arguments =
-            ["--exclude=refs/cbia/*", "--all", "--grep=^Cbia-Run: ", "--no-show-signature", "--format=%(trailers:key=Cbia-Run,valueonly)"];
+        let arguments = [
+            "--exclude=refs/cbia/*",
+            "--all",
+            "--grep=^Cbia-Run: ",
+            "--no-show-signature",
+            "--format=%(trailers:key=Cbia-Run,valueonly)",
+        ];
         let said = self.answer("log", &arguments, b"")?;
         Ok(said.lines().filter_map(|line| Oid::from_hex(line.trim().as_bytes()).ok()).collect())
     }
@@ -218,7 +223,9 @@ impl Store {
             let Some(id) = next else { break };
             let commit = self.read_commit(&id)?;
             let facts = trailers(&commit);
-            keys.extend(facts.iter().filter(|(key, _)| key == "Cbia-Cache-Key").filter_map(|(_, value)| value.parse::<Digest>().ok()));
+            keys.extend(
+                facts.iter().filter(|(key, _)| key == "Cbia-Cache-Key").filter_map(|(_, value)| value.parse::<Digest>().ok()),
+            );
             next = commit.parents.first().copied();
         }
         Ok(keys)
@@ -232,10 +239,7 @@ impl Store {
         let attested: BTreeSet<RunKeys> = refs.iter().filter_map(|(name, _)| attested(name.as_str())).collect();
         let promoted = self.promoted_in_commits()?;
         let is_rested_on = |keys: &RunKeys, tip: &Oid| {
-            attested.contains(keys)
-                || promoted.contains(tip)
-                || heard.is_promoted(tip)
-                || rested.holds(keys, tip)
+            attested.contains(keys) || promoted.contains(tip) || heard.is_promoted(tip) || rested.holds(keys, tip)
         };
 
         let mut collection = Collection { runs: Vec::new(), entries: Vec::new(), others: Vec::new(), tracking: Vec::new() };
@@ -293,7 +297,8 @@ impl Store {
         let mut going = collection.going(cut, keep, cut < kept);
         going.sort_by(|a, b| a.name.cmp(&b.name));
         let gone: HashSet<&RefName> = going.iter().map(|one| &one.name).collect();
-        let others: Vec<Oid> = refs.iter().filter(|(name, _)| !gone.contains(name)).map(|(_, id)| *id).chain(self.tips_of_others()?).collect();
+        let others: Vec<Oid> =
+            refs.iter().filter(|(name, _)| !gone.contains(name)).map(|(_, id)| *id).chain(self.tips_of_others()?).collect();
         let bytes = self.disk_usage(&going.iter().map(|one| one.target).collect::<Vec<_>>(), &others)?;
         let stays = collection.runs.iter().filter(|run| !gone.contains(&run.going.name));
         let runs_kept = stays.clone().count();
@@ -315,7 +320,9 @@ impl Store {
                 let rest = one.name.as_str().strip_prefix(ALL).unwrap_or_default();
                 let about = About::of(rest).or_else(|| About::of_tracking(rest));
                 let used = match about {
-                    Some(About::Run(keys)) => heard.runs.contains_key(&keys) || attested.contains(&keys) || self.is_at_work(one.target)?,
+                    Some(About::Run(keys)) => {
+                        heard.runs.contains_key(&keys) || attested.contains(&keys) || self.is_at_work(one.target)?
+                    }
                     Some(About::Entry(key)) => named.contains(&key) || self.is_locked(&key)?,
                     None => false,
                 };

@@ -212,45 +212,69 @@ fn a_collection_among_runs_loses_nothing() {
 #[test]
 fn every_damage_is_found_by_itself_and_mended() {
     let gone = |repo: &Repo, id: &str| {
-        let path = format!(".git/objects/{}/{}", &id[..2], &id[2..]);
-        if repo.has(&path) { repo.remove(&path) } else { lose_packed(repo, id) }
+        unpack(repo);
+        repo.remove(&format!(".git/objects/{}/{}", &id[..2], &id[2..]));
     };
     type Damage<'d> = (&'d str, &'d str, Box<dyn Fn(&Repo)>);
     let entry = |repo: &Repo| repo.only_entry();
     let cases: Vec<Damage<'_>> = vec![
         ("ref-malformed", "refs/cbia/stray", Box::new(|repo| drop(repo.git(["update-ref", "refs/cbia/stray", "HEAD"])))),
         ("ref-malformed", "refs/cbia/runs/x", Box::new(|repo| drop(repo.git(["update-ref", "refs/cbia/runs/x/y", "HEAD"])))),
-        ("ref-malformed", "refs/cbia/cache/", Box::new(move |repo| {
-            let (name, _) = entry(repo);
-            drop(repo.git(["update-ref", &name, "HEAD^{tree}"]));
-        })),
+        (
+            "ref-malformed",
+            "refs/cbia/cache/",
+            Box::new(move |repo| {
+                let (name, _) = entry(repo);
+                drop(repo.git(["update-ref", &name, "HEAD^{tree}"]));
+            }),
+        ),
         ("ref-damaged", "refs/cbia/cache/", Box::new(move |repo| repo.write(&format!(".git/{}", entry(repo).0), "torn"))),
         ("ref-dangling", "refs/cbia/cache/", Box::new(move |repo| gone(repo, &entry(repo).1))),
-        ("cache-entry-invalid", "refs/cbia/cache/", Box::new(move |repo| {
-            let (name, id) = entry(repo);
-            drop(repo.git(["update-ref", &name.replace(&name[16..20], "0000"), &id]));
-        })),
-        ("run-invalid", "refs/cbia/runs/", Box::new(|repo| {
-            let (name, id) = repo.only_ref("refs/cbia/runs");
-            drop(repo.git(["update-ref", &name, &format!("{id}~1")]));
-        })),
+        (
+            "cache-entry-invalid",
+            "refs/cbia/cache/",
+            Box::new(move |repo| {
+                let (name, id) = entry(repo);
+                drop(repo.git(["update-ref", &name.replace(&name[16..20], "0000"), &id]));
+            }),
+        ),
+        (
+            "run-invalid",
+            "refs/cbia/runs/",
+            Box::new(|repo| {
+                let (name, id) = repo.only_ref("refs/cbia/runs");
+                drop(repo.git(["update-ref", &name, &format!("{id}~1")]));
+            }),
+        ),
         ("memo-invalid", "refs/cbia/memo", Box::new(|repo| drop(repo.git(["update-ref", "refs/cbia/memo", "HEAD"])))),
-        ("attestation-invalid", "refs/cbia/attestations/", Box::new(|repo| {
-            let (name, _) = repo.only_ref("refs/cbia/runs");
-            repo.git(["tag", "-a", "-m", "x", "x", &name]);
-            repo.git(["update-ref", &format!("{}/ssh-x", name.replace("/runs/", "/attestations/")), "refs/tags/x"]);
-            repo.git(["tag", "-d", "x"]);
-        })),
-        ("ledger-torn", "refs/cbia/ledger", Box::new(move |repo| {
-            repo.run();
-            gone(repo, &repo.git(["rev-parse", "refs/cbia/ledger:record.json"]));
-        })),
+        (
+            "attestation-invalid",
+            "refs/cbia/attestations/",
+            Box::new(|repo| {
+                let (name, _) = repo.only_ref("refs/cbia/runs");
+                repo.git(["tag", "-a", "-m", "x", "x", &name]);
+                repo.git(["update-ref", &format!("{}/ssh-x", name.replace("/runs/", "/attestations/")), "refs/tags/x"]);
+                repo.git(["tag", "-d", "x"]);
+            }),
+        ),
+        (
+            "ledger-torn",
+            "refs/cbia/ledger",
+            Box::new(move |repo| {
+                repo.run();
+                gone(repo, &repo.git(["rev-parse", "refs/cbia/ledger:record.json"]));
+            }),
+        ),
         ("ref-damaged", "refs/cbia/ledger", Box::new(|repo| repo.write(".git/refs/cbia/ledger", ""))),
         ("ledger-rewound", "refs/cbia/ledger", Box::new(|repo| drop(repo.git(["update-ref", "-d", "refs/cbia/ledger"])))),
-        ("ledger-rewound", "refs/cbia/ledger", Box::new(|repo| {
-            repo.run();
-            drop(repo.git(["update-ref", "refs/cbia/ledger", "refs/cbia/ledger~1"]));
-        })),
+        (
+            "ledger-rewound",
+            "refs/cbia/ledger",
+            Box::new(|repo| {
+                repo.run();
+                drop(repo.git(["update-ref", "refs/cbia/ledger", "refs/cbia/ledger~1"]));
+            }),
+        ),
     ];
     for (number, (code, at, damage)) in cases.into_iter().enumerate() {
         let repo = Repo::tiny();
@@ -285,6 +309,7 @@ fn what_nobody_here_can_mend_is_said_and_left() {
     repo.run();
     repo.run();
     let path = format!(".git/objects/{}/{}", &record[..2], &record[2..]);
+    unpack(&repo);
     let kept = std::fs::read(repo.path().join(&path)).unwrap();
     repo.remove(&path);
     let refs = repo.refs("refs/cbia");
@@ -299,10 +324,11 @@ fn what_nobody_here_can_mend_is_said_and_left() {
     clean(&repo);
 }
 
-/// Unpacks everything, and loses one object.
-fn lose_packed(repo: &Repo, id: &str) {
+/// Makes every object a file of its own.
+fn unpack(repo: &Repo) {
     let folder = repo.path().join(".git/objects/pack");
-    let packs: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let Ok(entries) = std::fs::read_dir(&folder) else { return };
+    let packs: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     let aside = repo.outside().join("packs");
     std::fs::create_dir_all(&aside).unwrap();
     for path in packs {
@@ -314,5 +340,158 @@ fn lose_packed(repo: &Repo, id: &str) {
             repo.git_with(["unpack-objects", "-q"], &std::fs::read(&path).unwrap());
         }
     }
-    repo.remove(&format!(".git/objects/{}/{}", &id[..2], &id[2..]));
+}
+
+fn stats(repo: &Repo) -> Value {
+    repo.cbia(["cache", "stats", "--json"]).ok().json()["result"].clone()
+}
+
+#[test]
+fn the_cache_is_counted() {
+    let repo = Repo::tiny();
+    assert_eq!((&stats(&repo)["entries"], &stats(&repo)["hit_rate"]), (&0.into(), &Value::Null));
+    repo.commit();
+    repo.run();
+    for _ in 0..3 {
+        repo.run();
+    }
+    let stats = stats(&repo);
+    assert_eq!(stats["phases"]["GEN"], serde_json::json!({"entries": 1, "artifacts": 1, "bytes": NOTE_TEXT.len()}));
+    assert_eq!(stats["entries"], repo.refs("refs/cbia/cache").len());
+    assert_eq!((&stats["runs"], &stats["refs"]), (&1.into(), &repo.refs("refs/cbia").len().into()));
+    assert_eq!((stats["hit_rate"].as_f64(), &stats["events"]["replayed"]), (Some(0.75), &3.into()));
+    assert!(stats["disk_bytes"].as_u64().unwrap() > 0);
+    let text = repo.cbia(["cache", "stats"]).ok().stdout;
+    assert!(text.contains("4 times recorded as run: 75 % replayed\n"), "{text}");
+}
+
+#[test]
+fn a_bundle_carries_what_a_push_would() {
+    let repo = Repo::tiny();
+    repo.commit();
+    let old = run_with(&repo, "old\n");
+    repo.git(["checkout", "-q", "."]);
+    repo.run();
+    let newest = runs(&repo).into_iter().find(|name| *name != old).unwrap();
+    let file = repo.outside().join("x.bundle");
+    let name = file.to_str().unwrap();
+    let made = repo.cbia(["bundle", "create", name, "--json"]).ok().json()["result"].clone();
+    assert_eq!((&made["runs"], &made["cache_entries"]), (&1.into(), &1.into()));
+    let listed = repo.git(["bundle", "list-heads", name]);
+    let names: Vec<&str> = listed.lines().map(|line| line.split_once(' ').unwrap().1).collect();
+    assert!(names.contains(&"refs/cbia/ledgers/ada-example.org") && names.contains(&newest.as_str()), "{names:?}");
+    assert!(!names.contains(&old.as_str()) && names.len() == 3, "{names:?}");
+    let before = repo.refs("refs");
+    assert!(repo.cbia(["bundle", "verify", name]).ok().stdout.starts_with("verified: 1 run, 1 cache entry, "));
+    assert_eq!(repo.refs("refs"), before);
+
+    let clone = repo.clone_to("clone");
+    // Unlike the executor, a bundle has nothing to say about where it is.
+    let ran = clone.cbia(["bundle", "import", name, "--json"]).ok();
+    assert_eq!((&ran.json()["result"]["runs"], &ran.json()["result"]["records"]), (&1.into(), &2.into()));
+    assert_eq!(clone.run(), "replayed");
+    assert_eq!((clone.read(NOTE).as_str(), clone.events()), (NOTE_TEXT, vec!["replayed".to_owned()]));
+    assert_eq!(clone.refs("refs/cbia/remotes/bundle").len(), 3);
+    assert_eq!(clone.refs("refs/cbia/runs"), repo.refs(&newest));
+    clean(&clone);
+    clone.fsck();
+    // Once more is nothing new, and another bundle is no complaint about the first.
+    assert_eq!(clone.cbia(["bundle", "import", name, "--json"]).ok().json()["result"]["runs"], 0);
+    repo.cbia(["bundle", "create", name, "--all"]).ok();
+    let ran = clone.cbia(["bundle", "import", name, "--json"]).ok();
+    assert_eq!((ran.codes(), &ran.json()["result"]["runs"]), (Vec::new(), &1.into()));
+    assert_eq!(clone.refs("refs/cbia/runs"), repo.refs("refs/cbia/runs"));
+    // The one that is wanted, by its first digits.
+    let key = old.trim_start_matches("refs/cbia/runs/");
+    repo.cbia(["bundle", "create", name, &key[..12]]).ok();
+    assert!(repo.git(["bundle", "list-heads", name]).contains(&old));
+    assert_eq!(
+        std::fs::read_dir(repo.outside())
+            .unwrap()
+            .filter(|entry| { entry.as_ref().unwrap().file_name().to_string_lossy().starts_with(".cbia-") })
+            .count(),
+        0
+    );
+}
+
+#[test]
+fn a_bundle_that_is_not_whole_is_refused() {
+    let repo = Repo::tiny();
+    repo.cbia(["bundle", "create", "../x.bundle", "--all"]).exits(3);
+    repo.commit();
+    repo.run();
+    let name = repo.outside().join("x.bundle").to_str().unwrap().to_owned();
+    repo.cbia(["bundle", "create", &name, "--all"]).ok();
+    let whole = std::fs::read(&name).unwrap();
+    let clone = repo.clone_to("clone");
+    let header = whole.windows(2).position(|two| two == b"\n\n").unwrap();
+    let flipped = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    let text = String::from_utf8_lossy(&whole[..header]).into_owned();
+    let entry = repo.only_entry().0;
+    let other = entry.replace(&entry[16..24], "00000000");
+    let renamed = [text.replace(&entry, &other).as_bytes(), &whole[header..]].concat();
+    let cases = [
+        (whole[..whole.len() - 7].to_vec(), "bundle-invalid"),
+        (whole[..header + 2].to_vec(), "bundle-invalid"),
+        (flipped(header + 200), "bundle-invalid"),
+        (flipped(0), "bundle-invalid"),
+        (b"".to_vec(), "bundle-invalid"),
+        (renamed, "shared-refused"),
+    ];
+    for (number, (bytes, code)) in cases.into_iter().enumerate() {
+        std::fs::write(&name, bytes).unwrap();
+        for command in ["verify", "import"] {
+            let ran = clone.cbia(["bundle", command, &name, "--json"]);
+            assert_eq!(ran.code, Some(1), "{number} {command}: {}", ran.stdout);
+            assert!(ran.codes().contains(&code.to_owned()), "{number} {command}: {}", ran.stdout);
+            assert!(!clone.refs("refs/cbia/cache").iter().any(|(name, _)| *name == other), "{number}");
+        }
+    }
+    // A repository is no bundle.
+    clone.cbia(["bundle", "import", repo.path().to_str().unwrap()]).exits(1);
+    clone.cbia(["bundle", "import", "nowhere"]).exits(3);
+}
+
+#[test]
+fn a_remote_is_kept_small() {
+    let (repo, made) = aged();
+    repo.git(["init", "-q", "--bare", "../shared.git"]);
+    repo.git(["remote", "add", "origin", "../shared.git"]);
+    let bare = repo.at(repo.outside().join("shared.git"));
+    repo.cbia(["push"]).ok();
+    let all = bare.refs("refs/cbia");
+    assert_eq!(all.len(), 9, "{all:?}");
+    repo.cbia(["gc", "--remote"]).exits(2);
+    let evict = |arguments: &[&str]| repo.cbia([&["gc", "--remote", "--json"], arguments].concat()).ok();
+    assert_eq!(removed(&evict(&["--keep-runs", "4"])), BTreeSet::new());
+    // The oldest is attested, and stays.
+    let keys = made[0].trim_start_matches("refs/cbia/runs/");
+    bare.git(["tag", "-a", "-m", "x", "x", &made[0]]);
+    bare.git(["update-ref", &format!("refs/cbia/attestations/{keys}/ssh-x"), "refs/tags/x"]);
+    let ran = evict(&["--keep-runs", "3", "--dry-run"]);
+    assert_eq!(removed(&ran), BTreeSet::new());
+    let ran = evict(&["--keep-runs", "2"]);
+    assert!(removed(&ran).contains(&made[1]) && removed(&ran).len() == 2, "{:?}", removed(&ran));
+    assert_eq!(bare.refs("refs/cbia").len(), 8);
+    repo.git(["config", "cbia.maxRemoteRefs", "7"]);
+    let ran = evict(&[]);
+    assert!(removed(&ran).contains(&made[2]) && removed(&ran).len() == 2, "{:?}", removed(&ran));
+    assert_eq!(runs(&bare), {
+        let mut left = vec![made[0].clone(), made[3].clone()];
+        left.sort();
+        left
+    });
+    assert_eq!((bare.refs("refs/cbia/ledgers").len(), bare.refs("refs/cbia/attestations").len()), (1, 1));
+    // What was evicted is not pushed again by itself.
+    repo.cbia(["push"]).ok();
+    assert_eq!(runs(&bare).len(), 2);
+    assert_eq!(runs(&repo).len(), 4);
+    for wrong in ["0", "many"] {
+        repo.git(["config", "cbia.maxRemoteRefs", wrong]);
+        repo.cbia(["gc", "--remote"]).exits(3);
+    }
 }

@@ -67,7 +67,8 @@ impl Store {
             return Ok(evicted);
         }
         for chunk in going.chunks(CHUNK) {
-            let mut arguments: Vec<String> = ["--porcelain", "--no-verify", "--no-follow-tags", "--no-progress"].map(str::to_owned).into();
+            let mut arguments: Vec<String> =
+                ["--porcelain", "--no-verify", "--no-follow-tags", "--no-progress"].map(str::to_owned).into();
             arguments.extend(chunk.iter().map(|(name, id)| format!("--force-with-lease={name}:{id}")));
             arguments.extend(["--".to_owned(), remote.given.clone()]);
             arguments.extend(chunk.iter().map(|(name, _)| format!(":{name}")));
