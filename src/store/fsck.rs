@@ -3,6 +3,9 @@
 //! Whether a run is whole takes the pipeline; the runs that are to be read are handed on.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
 
 use super::durable::Durability;
 use super::gc::About;
@@ -327,7 +330,7 @@ impl Store {
     }
 
     /// Takes a ref away that is damaged or points at nothing, and keeps what it said in a file.
-    fn note_damaged(&self, name: &str) -> Result<std::path::PathBuf, StoreError> {
+    fn note_damaged(&self, name: &str) -> Result<PathBuf, StoreError> {
         let parsed: RefName = name.parse()?;
         match self.ref_target(&parsed) {
             Ok(Some(target)) => {
@@ -341,5 +344,27 @@ impl Store {
             Err(RefError::Damaged { .. }) => Ok(self.move_damaged(&parsed)?),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Writes down what a ref said that is taken away.
+    fn write_note(&self, name: &str, said: &[u8]) -> Result<PathBuf, RefError> {
+        let failed = |source| RefError::Io { action: "write down", path: self.common_dir().join(name), source };
+        let path = self.place_for_note(name).map_err(failed)?;
+        let written = File::create_new(&path).and_then(|mut file| {
+            file.write_all(said)?;
+            Durability::Full.sync(&file)
+        });
+        written.map_err(failed)?;
+        Ok(path)
+    }
+
+    /// A file name in `cbia/damaged/` that nothing has yet.
+    pub(in crate::store) fn place_for_note(&self, name: &str) -> io::Result<PathBuf> {
+        let folder = self.common_dir().join("cbia").join("damaged");
+        self.create_dirs(&folder, self.common_dir())?;
+        let flat = name.trim_start_matches(ALL).replace('/', "_");
+        let names = (0_u32..10_000).map(|number| if number == 0 { flat.clone() } else { format!("{flat}.{number}") });
+        let mut free = names.map(|name| folder.join(name)).filter(|path| path.symlink_metadata().is_err());
+        free.next().ok_or_else(|| io::Error::new(io::ErrorKind::AlreadyExists, "too many files of this name"))
     }
 }

@@ -256,28 +256,6 @@ impl Store {
         Err(RefError::Damaged { name: name.as_str().to_owned(), what: "somebody changed it meanwhile".to_owned() })
     }
 
-    /// Writes down what a ref said that is taken away.
-    pub(in crate::store) fn write_note(&self, name: &str, said: &[u8]) -> Result<PathBuf, RefError> {
-        let failed = |source| RefError::Io { action: "write down", path: self.common_dir().join(name), source };
-        let path = self.place_for_note(name).map_err(failed)?;
-        let written = File::create_new(&path).and_then(|mut file| {
-            file.write_all(said)?;
-            Durability::Full.sync(&file)
-        });
-        written.map_err(failed)?;
-        Ok(path)
-    }
-
-    /// A file name in `cbia/damaged/` that nothing has yet.
-    fn place_for_note(&self, name: &str) -> io::Result<PathBuf> {
-        let folder = self.common_dir().join("cbia").join("damaged");
-        self.create_dirs(&folder, self.common_dir())?;
-        let flat = name.trim_start_matches(NAMESPACE).replace('/', "_");
-        let names = (0_u32..10_000).map(|number| if number == 0 { flat.clone() } else { format!("{flat}.{number}") });
-        let mut free = names.map(|name| folder.join(name)).filter(|path| path.symlink_metadata().is_err());
-        free.next().ok_or_else(|| io::Error::new(io::ErrorKind::AlreadyExists, "too many files of this name"))
-    }
-
     /// Sets a ref to `new` (`None` deletes it) if it is `expected` (`None`: does not exist). The object need not exist:
     /// publish it first.
     ///
