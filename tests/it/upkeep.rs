@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::process::{Child, Stdio};
 
+use git_cbia::store::Store;
+use git_cbia::store::gc::{Keep, Plan, Rested};
 use serde_json::Value;
 
 use super::support::{NOTE, NOTE_TEXT, PROGRAM, Ran, Repo};
@@ -166,6 +168,40 @@ fn what_something_rests_on_stays() {
     let document = gc(&repo, &["--older-than", "0s"]).json();
     assert_eq!((&document["result"]["runs_kept"], &document["result"]["runs_rested_on"]), (&4.into(), &4.into()));
     assert_eq!(repo.refs("refs/cbia/attestations").len(), 1);
+    // With what it was made of.
+    assert_eq!(repo.entries("GEN").len(), 4);
+}
+
+#[test]
+fn what_is_used_after_the_plan_was_made_is_spared() {
+    let (repo, made) = aged();
+    let store = Store::open(repo.path()).unwrap();
+    let plan = |store: &Store| store.plan_gc(Keep { since: Some(NOW), ..Keep::default() }, &Rested::default()).unwrap();
+    let is_planned = |plan: &Plan, name: &str| plan.going.iter().any(|one| one.name.as_str() == name);
+    let first = plan(&store);
+    assert!(made.iter().all(|name| is_planned(&first, name)));
+    // One is replayed, another attested, and a third is being generated again.
+    repo.write("data/words.txt", "400\n");
+    assert_eq!(repo.run(), "replayed");
+    let keys = made[1].trim_start_matches("refs/cbia/runs/");
+    repo.git(["tag", "-a", "-m", "x", "x", &made[1]]);
+    repo.git(["update-ref", &format!("refs/cbia/attestations/{keys}/ssh-x"), "refs/tags/x"]);
+    let key = repo.git(["log", "--format=%(trailers:key=Cbia-Cache-Key,valueonly)", "--grep=^Cbia-Phase: GEN", &made[2]]);
+    let guard = store.lock(&format!("gen-{}", key.trim()), None).unwrap();
+    let collected = Store::open(repo.path()).unwrap().collect(&first).unwrap();
+    drop(guard);
+    assert_eq!(runs(&repo).len(), 3);
+    assert!(!runs(&repo).contains(&made[3]));
+    let spared: Vec<&str> = collected.spared.iter().map(|name| name.as_str()).collect();
+    assert!(made[..3].iter().all(|name| spared.contains(&name.as_str())), "{spared:?}");
+    assert!(spared.contains(&format!("refs/cbia/cache/{}", key.trim()).as_str()), "{spared:?}");
+    // A ref that points at something else now is not the one that was looked at.
+    let second = plan(&store);
+    assert!(is_planned(&second, &made[2]));
+    repo.git(["update-ref", &made[2], &format!("{}~1", made[2])]);
+    let collected = store.collect(&second).unwrap();
+    assert_eq!(collected.spared.iter().map(|name| name.as_str()).collect::<Vec<_>>(), [&made[2]]);
+    assert!(runs(&repo).contains(&made[2]));
 }
 
 #[test]
