@@ -307,6 +307,34 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_valid_has_a_violation_and_the_reverse() {
+        let hash = "0".repeat(64);
+        let report = serde_json::json!({
+            "schema_version": "0.1.0", "phase": "GEN", "tool_versions": {"a": "1"},
+            "artifacts": [{"path": "a", "hash": hash, "bytes": 1}, {"path": "b", "hash": hash, "bytes": 0}],
+        });
+        let places = ["", "/schema_version", "/phase", "/tool_versions", "/tool_versions/a", "/artifacts", "/artifacts/1"];
+        let places = places.into_iter().chain(["/artifacts/1/path", "/artifacts/1/hash", "/artifacts/1/bytes"]);
+        let others = [
+            Value::Null,
+            Value::from(-1),
+            Value::from(1.5),
+            Value::from(""),
+            serde_json::json!([7]),
+            serde_json::json!({"z": 7}),
+        ];
+        assert_eq!(validate(Kind::ExecutorReport, "r", b"", &report), []);
+        for place in places {
+            for other in &others {
+                let mut broken = report.clone();
+                *broken.pointer_mut(place).unwrap() = other.clone();
+                let findings = validate(Kind::ExecutorReport, "r", b"", &broken);
+                assert!(findings.iter().any(|finding| finding.code == Code::DocumentSchema), "{place} = {other}");
+            }
+        }
+    }
+
+    #[test]
     fn an_unknown_version_is_refused() {
         let path = "control/x.json".parse().unwrap();
         let text = br#"{"schema_version":"9.0.0","authority_set":[]}"#;

@@ -4,10 +4,11 @@
 //! those of the bytes that are kept.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::os::fd::OwnedFd;
+use std::ffi::CStr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 
 use super::scratch::{Print, Scratch};
 use crate::document::digest::Digest;
@@ -20,8 +21,6 @@ use crate::document::schema::{Kind, load};
 
 /// The largest report that is read, in bytes.
 pub const MAX_REPORT_BYTES: u64 = 16 << 20;
-/// Fewer files than this are not worth a thread.
-const FEWEST_FILES: usize = 64;
 /// Fewer folders than this are not worth a thread.
 const FEWEST_FOLDERS: usize = 8;
 /// At most this many findings are told.
@@ -36,6 +35,9 @@ pub struct Harvest {
     pub tool_versions: BTreeMap<String, String>,
 }
 
+/// An artifact's bytes and their digest, or why it could not be read.
+type Taken = Result<(Vec<u8>, Digest), Finding>;
+
 /// What was read of a scratch directory, which is not needed any more: all of it is in memory, and none of it is believed yet.
 #[derive(Debug)]
 pub struct Collected<'a> {
@@ -46,7 +48,7 @@ pub struct Collected<'a> {
     /// What is wrong with artifacts that were not read.
     unread: Vec<Finding>,
     /// Each artifact that is there, in byte order of path: its bytes and their digest.
-    read: Vec<(&'a RepoPath, Result<(Vec<u8>, Digest), Finding>)>,
+    read: Vec<(&'a RepoPath, Taken)>,
 }
 
 /// Reads `outputs`. The request, which git cbia itself wrote, is left unread.
@@ -57,14 +59,14 @@ pub fn collect<'a>(
     bounds: &Bounds,
 ) -> Result<Collected<'a>, Vec<Finding>> {
     let declared: HashSet<&RepoPath> = outputs.artifacts.iter().collect();
-    let mut found = walk(scratch, bounds)?;
+    let mut found = walk(&Reader::new(scratch, &declared, bounds))?;
     let mut findings = std::mem::take(&mut found.findings);
     for (path, kind) in &found.files {
         let expected =
             declared.contains(path) || path == &outputs.execution_report || path == &outputs.outputs_manifest || path == request;
         match kind {
-            Found::File(print) if scratch.inputs.contains_key(path) => {
-                if scratch.inputs.get(path) != Some(print) {
+            Found::File(file) if scratch.inputs.contains_key(path) => {
+                if scratch.inputs.get(path) != Some(&file.print) {
                     let message = format!("the executor changed its input {path}");
                     findings.push(
                         Finding::error(Code::ExecutorInputChanged, message).at(path).hint("write to the declared outputs only"),
@@ -89,13 +91,13 @@ pub fn collect<'a>(
         Some(finding) if finding.code == Code::OutputMissing => Err(vec![no_report(&outputs.execution_report)]),
         Some(finding) => Err(vec![finding]),
     };
-    let (mut unread, mut wanted) = (Vec::new(), Vec::new());
+    let (mut unread, mut read, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
     let mut left = bounds.output_bytes;
     let mut paths: Vec<&RepoPath> = declared.into_iter().filter(|_| report.is_ok()).collect();
     paths.sort_unstable();
     for path in paths {
-        let print = match found.files.get(path) {
-            Some(Found::File(print)) => print,
+        let file = match found.files.get_mut(path) {
+            Some(Found::File(file)) => file,
             // It was told of above.
             Some(Found::Other(_)) => continue,
             None => {
@@ -103,16 +105,21 @@ pub fn collect<'a>(
                 continue;
             }
         };
-        let Some(rest) = left.checked_sub(print.bytes()) else {
+        let Some(rest) = left.checked_sub(file.print.bytes()) else {
             let message = format!("the artifacts are larger than the limit: {path} goes beyond it");
             unread.push(Finding::error(Code::OutputTooLarge, message).at(path).hint("sandbox.limits.output_bytes allows more"));
             break;
         };
         left = rest;
-        wanted.push((path, print.bytes()));
+        match file.taken.take() {
+            Some(taken) => read.push((path, taken)),
+            None => skipped.push(path),
+        }
     }
-    let taken = in_parallel(&wanted, FEWEST_FILES, |(path, bytes)| (*path, take(scratch, path, *bytes)));
-    Ok(Collected { outputs, findings, report, unread, read: taken })
+    // There was no room for them only if all artifacts together are larger than the limit, which is told already.
+    skipped.retain(|_| !unread.iter().any(|finding: &Finding| finding.code == Code::OutputTooLarge));
+    read.extend(skipped.into_iter().map(|path| (path, Err(unreadable(path, "it was there, and could not be opened")))));
+    Ok(Collected { outputs, findings, report, unread, read })
 }
 
 impl Collected<'_> {
@@ -144,10 +151,10 @@ impl Collected<'_> {
     }
 }
 
-/// What `action` gives for each item, in their order. Fewer items than `fewest` are not worth a thread.
-fn in_parallel<T: Sync, R: Send>(items: &[T], fewest: usize, action: impl Fn(&T) -> R + Sync) -> Vec<R> {
+/// What `action` gives for each item, in their order.
+fn in_parallel<T: Sync, R: Send>(items: &[T], action: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let part = items.len().div_ceil(threads).max(fewest);
+    let part = items.len().div_ceil(threads).max(FEWEST_FOLDERS);
     if items.len() <= part {
         return items.iter().map(action).collect();
     }
@@ -174,8 +181,15 @@ fn unreadable(path: impl std::fmt::Display, error: impl std::fmt::Display) -> Fi
     Finding::error(Code::ScratchFailed, format!("{path}, in the executor's scratch directory, cannot be read: {error}")).at(path)
 }
 
+/// A regular file.
+struct Regular {
+    print: Print,
+    /// What was read of it, if it is an artifact.
+    taken: Option<Taken>,
+}
+
 enum Found {
-    File(Print),
+    File(Regular),
     Other(&'static str),
 }
 
@@ -203,14 +217,31 @@ fn not_regular(path: &RepoPath) -> Finding {
     Finding::error(Code::OutputNotRegular, format!("{path} is not a regular file")).at(path).hint("write a regular file")
 }
 
+/// Reads a scratch directory.
+struct Reader<'a> {
+    scratch: &'a Scratch,
+    declared: &'a HashSet<&'a RepoPath>,
+    /// How many entries there may be, and how many were found.
+    most: u64,
+    entries: AtomicU64,
+    /// How many bytes of artifacts may still be read.
+    left: AtomicU64,
+}
+
+impl<'a> Reader<'a> {
+    fn new(scratch: &'a Scratch, declared: &'a HashSet<&'a RepoPath>, bounds: &Bounds) -> Self {
+        let (entries, left) = (AtomicU64::new(0), AtomicU64::new(bounds.output_bytes));
+        Self { scratch, declared, most: bounds.output_files, entries, left }
+    }
+}
+
 /// Everything in the tree, one level of folders after the other.
-fn walk(scratch: &Scratch, bounds: &Bounds) -> Result<Walk, Vec<Finding>> {
+fn walk(reader: &Reader<'_>) -> Result<Walk, Vec<Finding>> {
     let mut walk = Walk::default();
     let mut files = Vec::new();
     let mut level: Vec<Vec<u8>> = vec![Vec::new()];
-    let entries = AtomicU64::new(0);
     while !level.is_empty() {
-        let listed = in_parallel(&level, FEWEST_FOLDERS, |folder| list(scratch, folder, &entries, bounds));
+        let listed = in_parallel(&level, |folder| list(reader, folder));
         level.clear();
         for listing in listed {
             let listing = listing?;
@@ -232,13 +263,13 @@ struct Listing {
     findings: Vec<Finding>,
 }
 
-/// Lists one folder; `entries` counts what was found in all of them.
-fn list(scratch: &Scratch, folder: &[u8], entries: &AtomicU64, bounds: &Bounds) -> Result<Listing, Vec<Finding>> {
+/// Lists one folder, and reads the artifacts in it.
+fn list(reader: &Reader<'_>, folder: &[u8]) -> Result<Listing, Vec<Finding>> {
     let mut listing = Listing::default();
     let shown = || printable(&String::from_utf8_lossy(folder));
     let name: &[u8] = if folder.is_empty() { b"." } else { folder };
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let handle = match rustix::fs::openat(scratch.folder(), name, flags, Mode::empty()) {
+    let handle = match rustix::fs::openat(reader.scratch.folder(), name, flags, Mode::empty()) {
         Ok(handle) => handle,
         Err(error) => {
             listing.findings.push(unreadable(shown(), error));
@@ -250,8 +281,8 @@ fn list(scratch: &Scratch, folder: &[u8], entries: &AtomicU64, bounds: &Bounds) 
         if matches!(entry.file_name().to_bytes(), b"." | b"..") {
             continue;
         }
-        if entries.fetch_add(1, Ordering::Relaxed) >= bounds.output_files {
-            let message = format!("the executor left more than {} files", bounds.output_files);
+        if reader.entries.fetch_add(1, Ordering::Relaxed) >= reader.most {
+            let message = format!("the executor left more than {} files", reader.most);
             return Err(vec![
                 Finding::error(Code::OutputTooLarge, message)
                     .hint("sandbox.limits.output_files allows more; $TMPDIR is not counted"),
@@ -263,6 +294,15 @@ fn list(scratch: &Scratch, folder: &[u8], entries: &AtomicU64, bounds: &Bounds) 
             path.push(b'/');
         }
         path.extend_from_slice(entry.file_name().to_bytes());
+        // Some file systems do not tell what it is.
+        if matches!(entry.file_type(), FileType::RegularFile | FileType::Unknown)
+            && let Ok(path) = RepoPath::from_bytes(&path)
+            && reader.declared.contains(&path)
+            && let Some(file) = take(reader, &handle, entry.file_name(), &path)
+        {
+            listing.files.push((path, Found::File(file)));
+            continue;
+        }
         let stat = rustix::fs::statat(&handle, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW);
         let stat = stat.map_err(|error| vec![unreadable(shown(), error)])?;
         let kind = FileType::from_raw_mode(stat.st_mode);
@@ -285,7 +325,7 @@ fn list(scratch: &Scratch, folder: &[u8], entries: &AtomicU64, bounds: &Bounds) 
 
 fn found(stat: &rustix::fs::Stat, kind: FileType) -> Found {
     match kind {
-        FileType::RegularFile => Found::File(Print::from(stat)),
+        FileType::RegularFile => Found::File(Regular { print: Print::from(stat), taken: None }),
         FileType::Symlink => Found::Other("a symbolic link"),
         FileType::Fifo => Found::Other("a named pipe"),
         FileType::Socket => Found::Other("a socket"),
@@ -294,10 +334,10 @@ fn found(stat: &rustix::fs::Stat, kind: FileType) -> Found {
     }
 }
 
-/// Reads at most `limit` bytes of a file that must be regular and have no other name.
-fn read(scratch: &Scratch, path: &RepoPath, limit: u64) -> Result<Option<Vec<u8>>, Finding> {
+/// Opens a file that must be regular and have no other name.
+fn open(folder: impl AsFd, name: impl rustix::path::Arg, path: &RepoPath) -> Result<Option<(OwnedFd, Stat)>, Finding> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match rustix::fs::openat(scratch.folder(), path.as_str(), flags, Mode::empty()) {
+    let file = match rustix::fs::openat(folder, name, flags, Mode::empty()) {
         Ok(file) => file,
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
         Err(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO) => {
@@ -313,7 +353,7 @@ fn read(scratch: &Scratch, path: &RepoPath, limit: u64) -> Result<Option<Vec<u8>
         let message = format!("{path} has {} names; what else writes to it cannot be known", stat.st_nlink);
         return Err(Finding::error(Code::OutputHardLink, message).at(path).hint("copy the file instead of linking it"));
     }
-    whole(&file, stat.st_size as u64, limit.saturating_add(1)).map(Some).map_err(|error| unreadable(path, error))
+    Ok(Some((file, stat)))
 }
 
 /// A regular file to its end, which is expected after `size` bytes, but no more than `limit` bytes.
@@ -344,11 +384,13 @@ fn no_report(path: &RepoPath) -> Finding {
 }
 
 fn read_report(scratch: &Scratch, path: &RepoPath) -> Result<Vec<u8>, Vec<Finding>> {
-    let bytes = match read(scratch, path, MAX_REPORT_BYTES) {
-        Ok(Some(bytes)) => bytes,
+    let (file, stat) = match open(scratch.folder(), path.as_str(), path) {
+        Ok(Some(opened)) => opened,
         Ok(None) => return Err(vec![no_report(path)]),
         Err(finding) => return Err(vec![finding]),
     };
+    let read = whole(&file, stat.st_size as u64, MAX_REPORT_BYTES + 1);
+    let bytes = read.map_err(|error| vec![unreadable(path, error)])?;
     if bytes.len() as u64 > MAX_REPORT_BYTES {
         let message = format!("the executor's report is larger than {MAX_REPORT_BYTES} bytes");
         return Err(vec![Finding::error(Code::ReportInvalid, message).at(path)]);
@@ -387,17 +429,30 @@ fn reported<'a>(
     said
 }
 
-/// An artifact's bytes and their digest.
-fn take(scratch: &Scratch, path: &RepoPath, size: u64) -> Result<(Vec<u8>, Digest), Finding> {
-    let Some(bytes) = read(scratch, path, size)? else {
-        let message = format!("the executor did not write {path}");
-        return Err(Finding::error(Code::OutputMissing, message).at(path).hint("every declared artifact must be produced"));
+/// Reads the artifact `path`, which is `name` in `folder`. Nothing, if there is none any more.
+fn take(reader: &Reader<'_>, folder: &OwnedFd, name: &CStr, path: &RepoPath) -> Option<Regular> {
+    let (file, stat) = match open(folder, name, path) {
+        Ok(opened) => opened?,
+        Err(finding) => {
+            let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+            let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+            return regular.then(|| Regular { print: Print::from(&stat), taken: Some(Err(finding)) });
+        }
     };
-    if bytes.len() as u64 != size {
-        return Err(unreadable(path, "it changed, although nobody is left to change it"));
+    let (print, size) = (Print::from(&stat), stat.st_size as u64);
+    let room = |left: u64| left.checked_sub(size);
+    if reader.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
+        return Some(Regular { print, taken: None });
     }
-    let digest = Digest::of(&bytes);
-    Ok((bytes, digest))
+    let taken = match whole(&file, size, size.saturating_add(1)) {
+        Ok(bytes) if bytes.len() as u64 != size => Err(unreadable(path, "it changed, although nobody is left to change it")),
+        Ok(bytes) => {
+            let digest = Digest::of(&bytes);
+            Ok((bytes, digest))
+        }
+        Err(error) => Err(unreadable(path, error)),
+    };
+    Some(Regular { print, taken: Some(taken) })
 }
 
 /// Holds an artifact against what the report says of it.
