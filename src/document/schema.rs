@@ -319,7 +319,7 @@ mod tests {
             Value::Null,
             Value::from(-1),
             Value::from(1.5),
-            Value::from(""),
+            Value::from(true),
             serde_json::json!([7]),
             serde_json::json!({"z": 7}),
         ];
