@@ -36,7 +36,7 @@ pub struct Harvest {
 }
 
 /// An artifact's bytes and their digest, or why it could not be read.
-type Taken = Result<(Vec<u8>, Digest), Finding>;
+type Taken = Result<(Vec<u8>, Digest), Box<Finding>>;
 
 /// What was read of a scratch directory, which is not needed any more: all of it is in memory, and none of it is believed yet.
 #[derive(Debug)]
@@ -118,7 +118,7 @@ pub fn collect<'a>(
     }
     // There was no room for them only if all artifacts together are larger than the limit, which is told already.
     skipped.retain(|_| !unread.iter().any(|finding: &Finding| finding.code == Code::OutputTooLarge));
-    read.extend(skipped.into_iter().map(|path| (path, Err(unreadable(path, "it was there, and could not be opened")))));
+    read.extend(skipped.into_iter().map(|path| (path, Err(unreadable(path, "it was there, and could not be opened").into()))));
     Ok(Collected { outputs, findings, report, unread, read })
 }
 
@@ -138,7 +138,9 @@ impl Collected<'_> {
         findings.extend(unread);
         let mut artifacts = Vec::with_capacity(read.len());
         for (path, taken) in read {
-            let held = taken.and_then(|(bytes, digest)| hold(path, &bytes, digest, said.get(path).copied()).map(|()| bytes));
+            let held = taken
+                .map_err(|finding| *finding)
+                .and_then(|(bytes, digest)| hold(path, &bytes, digest, said.get(path).copied()).map(|()| bytes));
             match held {
                 Ok(bytes) => artifacts.push((path.clone(), bytes)),
                 Err(finding) => findings.push(finding),
@@ -436,7 +438,7 @@ fn take(reader: &Reader<'_>, folder: &OwnedFd, name: &CStr, path: &RepoPath) -> 
         Err(finding) => {
             let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
             let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-            return regular.then(|| Regular { print: Print::from(&stat), taken: Some(Err(finding)) });
+            return regular.then(|| Regular { print: Print::from(&stat), taken: Some(Err(finding.into())) });
         }
     };
     let (print, size) = (Print::from(&stat), stat.st_size as u64);
@@ -445,12 +447,14 @@ fn take(reader: &Reader<'_>, folder: &OwnedFd, name: &CStr, path: &RepoPath) -> 
         return Some(Regular { print, taken: None });
     }
     let taken = match whole(&file, size, size.saturating_add(1)) {
-        Ok(bytes) if bytes.len() as u64 != size => Err(unreadable(path, "it changed, although nobody is left to change it")),
+        Ok(bytes) if bytes.len() as u64 != size => {
+            Err(unreadable(path, "it changed, although nobody is left to change it").into())
+        }
         Ok(bytes) => {
             let digest = Digest::of(&bytes);
             Ok((bytes, digest))
         }
-        Err(error) => Err(unreadable(path, error)),
+        Err(error) => Err(unreadable(path, error).into()),
     };
     Some(Regular { print, taken: Some(taken) })
 }
