@@ -79,9 +79,9 @@ impl Ui {
             let message = printable_lines(&finding.message);
             // The code goes with the sentence, not with the last line of a diff below it.
             let (sentence, below) = message.split_once('\n').unwrap_or((&message, ""));
-            let mut text = format!("{severity}: {sentence} [{}]", finding.code);
+            let mut text = format!("{severity}: {} [{}]", sentence.trim_end_matches(':'), finding.code);
             if !below.is_empty() {
-                text.push('\n');
+                text.push_str(":\n");
                 text.push_str(below);
             }
             if let Some(place) = finding.place() {

@@ -16,5 +16,6 @@ mod refusals;
 mod reuse;
 mod support;
 mod tidy;
+mod tutorial;
 mod usage;
 mod worktree;
