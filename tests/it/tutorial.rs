@@ -64,7 +64,10 @@ fn the_commands_of_the_page_print_what_it_says() {
     let mut rest = ran.stdout.as_str();
     let mut wrong = String::new();
     for (at, (command, said)) in steps.iter().enumerate() {
-        rest = rest.split_once(&format!("<<<step {at}>>>\n")).unwrap_or_else(|| panic!("{command} was not reached:\n{}", ran.stdout)).1;
+        rest = rest
+            .split_once(&format!("<<<step {at}>>>\n"))
+            .unwrap_or_else(|| panic!("{command} was not reached:\n{}", ran.stdout))
+            .1;
         let printed = rest.split("<<<step ").next().unwrap();
         let lines: Vec<&str> = printed.lines().map(str::trim_end).collect();
         let fit = lines.len() == said.len() && said.iter().zip(&lines).all(|(said, line)| fits(said.trim_end(), line));
@@ -73,7 +76,8 @@ fn the_commands_of_the_page_print_what_it_says() {
         }
     }
     assert!(wrong.is_empty(), "docs/tutorial/README.md is not what the program does:\n{wrong}");
-    for used in ["git cbia promote", "git cbia export bundle", "exit code 6", "REPAIR          replayed", "1 pruned", "git clone"] {
+    for used in ["git cbia promote", "git cbia export bundle", "exit code 6", "REPAIR          replayed", "1 pruned", "git clone"]
+    {
         assert!(PAGE.contains(used), "the tutorial shows {used}");
     }
 }
@@ -98,7 +102,10 @@ fn only_what_the_page_elides_may_differ() {
     let found: Vec<(&str, Vec<&str>)> =
         steps.iter().map(|(command, output)| (command.as_str(), output.iter().map(String::as_str).collect())).collect();
     assert_eq!(found, expected);
-    assert!(PAGE.lines().filter(|line| *line == "```console").count() > 10, "the page has its commands where this looks for them");
+    assert!(
+        PAGE.lines().filter(|line| *line == "```console").count() > 10,
+        "the page has its commands where this looks for them"
+    );
 }
 
 /// Every file that the page links to is there, and every file that the reader copies is committed as it is.
