@@ -1,6 +1,6 @@
 //! How long `git cbia` takes, as ratios to what git takes for the same files in the same session.
 //!
-//! `cargo bench --bench ratios [-- unchanged|replay|store|inputs|executor|memory …]`; without a name all but `memory` are run. The contenders of
+//! `cargo bench --bench ratios [-- unchanged|replay|store|inputs|executor|verify|memory …]`; without a name all but `memory` are run. The contenders of
 //! a case take turns, so that a busy machine slows all of them. Nothing is asserted about time: the figures are for a person to read.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![expect(clippy::disallowed_methods, reason = "a benchmark starts whole processes and takes arguments")]
@@ -36,12 +36,13 @@ fn main() {
     let wants = |name: &str| asked.iter().any(|asked| asked == name) || asked.is_empty() && name != "memory";
     /// A measurement, and its name on the command line.
     type Case = (&'static str, fn(&Path));
-    let cases: [Case; 6] = [
+    let cases: [Case; 7] = [
         ("unchanged", unchanged),
         ("replay", replay),
         ("store", store),
         ("inputs", inputs),
         ("executor", executor),
+        ("verify", verify),
         ("memory", memory),
     ];
     for (name, case) in cases.into_iter().filter(|(name, _)| wants(name)) {
@@ -288,6 +289,48 @@ impl Executed {
         let execution = execute(&job, &host, &mut |_| Vec::new());
         assert_eq!(execution.harvest.unwrap().artifacts.len(), self.outputs.artifacts.len());
     }
+}
+
+/// A thousand commits over ten thousand artifacts of which ten changed, and one commit that changes nothing generated.
+fn verify(folder: &Path) {
+    let repo = pipeline(&folder.join("repo"), MANY, 1);
+    let path = repo.join("control/pipeline.json");
+    let mut pipeline: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for artifact in pipeline["gen"]["artifacts"].as_array_mut().unwrap().iter_mut().take(10) {
+        artifact["template"] = json!("control/templates/other.md.j2");
+    }
+    write(&path, pipeline.to_string().as_bytes());
+    let template = "{{ artifact.path }}\n{{ inputs['inputs/d00/f00000.txt'] }}";
+    write(&repo.join("control/templates/other.md.j2"), template.as_bytes());
+    let commit = |message: &str| {
+        git(&repo, &["add", "-A"]);
+        git(&repo, &["commit", "-q", "--allow-empty", "-m", message]);
+    };
+    cbia(&repo, &["run"]);
+    commit("base");
+    git(&repo, &["tag", "base"]);
+    for number in 1..1_000 {
+        git(&repo, &["commit", "-q", "--allow-empty", "-m", &number.to_string()]);
+    }
+    write(&repo.join("inputs/d00/f00000.txt"), b"changed\n");
+    cbia(&repo, &["run"]);
+    commit("ten artifacts changed");
+    write(&repo.join("README.md"), b"changed\n");
+    commit("nothing generated");
+    git(&repo, &["repack", "-adq"]);
+    let contenders = [
+        "git rev-list --objects of 1,000 commits",
+        "git-cbia verify of them",
+        "git rev-parse HEAD",
+        "git-cbia verify of a commit that changes nothing generated",
+    ];
+    let mut table = Table::new(5, &contenders);
+    table.run(|contender| match contender {
+        0 => timed(|| drop(git(&repo, &["rev-list", "--objects", "base..HEAD~1"]))),
+        1 => timed(|| cbia(&repo, &["verify", "base..HEAD~1"])),
+        2 => timed(|| drop(git(&repo, &["rev-parse", "HEAD"]))),
+        _ => timed(|| cbia(&repo, &["verify", "HEAD~1..HEAD"])),
+    });
 }
 
 /// Sixteen files of 64 MB through the store and back; prints how much memory that took at most.

@@ -1,7 +1,7 @@
 //! `git cbia`: generated files earn their place.
 //!
 //! The floors, from the ground up; a module names lower floors only (`tests/it/tidy.rs` holds it):
-//! `document` (values), `store`, `gate`, `artifact`, `policy`, `executor`, `verify`, `phase`, `pipeline`, `cli`.
+//! `document` (values), `store`, `gate`, `artifact`, `policy`, `executor`, `phase`, `pipeline`, `verify`, `cli`.
 
 pub mod artifact;
 pub mod cli;
@@ -12,3 +12,4 @@ pub mod phase;
 pub mod pipeline;
 pub mod policy;
 pub mod store;
+pub mod verify;

@@ -6,14 +6,17 @@ use std::path::{Path, PathBuf};
 use super::error::CommandError;
 use crate::document::finding::{Code, Finding};
 use crate::document::path::{RepoPath, printable};
+use crate::document::push_input::Pusher;
 use crate::executor::external::Host;
 use crate::pipeline::inputs::ExecutorSource;
 use crate::policy::Cage;
 use crate::store::Store;
-use crate::store::open::OpenOptions;
+use crate::store::open::{OpenOptions, Quarantine};
 
 /// The variable that names the executor's configuration.
 const EXECUTOR_VARIABLE: &str = "CBIA_GEN_EXECUTOR_CONFIG";
+/// The variables in which servers name who pushes: Gitea and Forgejo, GitLab, gitolite, and git's own HTTP back end.
+const PUSHERS: [&str; 5] = ["GITEA_PUSHER_NAME", "GL_USERNAME", "GL_ID", "GL_USER", "REMOTE_USER"];
 /// The largest executor configuration, in bytes.
 const MAX_CONFIG: u64 = 1 << 20;
 
@@ -24,6 +27,8 @@ pub struct Environment {
     executor_config: Option<OsString>,
     prefix: Option<OsString>,
     settings: Vec<String>,
+    quarantine: Option<Quarantine>,
+    pusher: Option<Pusher>,
     program: PathBuf,
 }
 
@@ -36,13 +41,37 @@ impl Environment {
             executor_config: std::env::var_os(EXECUTOR_VARIABLE).filter(|value| !value.is_empty()),
             prefix: std::env::var_os("GIT_PREFIX").filter(|value| !value.is_empty()),
             settings: std::env::var("GIT_CONFIG_PARAMETERS").map(|text| settings(&text)).unwrap_or_default(),
+            quarantine: quarantine(),
+            pusher: PUSHERS.iter().find_map(|source| {
+                let name = std::env::var(source).ok().filter(|name| !name.is_empty())?;
+                Some(Pusher { name: printable(&name), source: (*source).to_owned() })
+            }),
             program: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("git-cbia")),
         }
     }
 
     /// Opens the repository that the command was started in, as git would.
     pub fn open(&self) -> Result<Store, CommandError> {
-        let options = OpenOptions { from_environment: true, read_only: false, overrides: self.settings.clone() };
+        self.open_with(false, None)
+    }
+
+    /// Opens it for reading only.
+    pub fn open_to_read(&self) -> Result<Store, CommandError> {
+        self.open_with(true, None)
+    }
+
+    /// Opens it for reading only, with the objects that a push has brought: for a hook that git asks before it accepts them.
+    pub fn open_quarantined(&self) -> Result<Store, CommandError> {
+        self.open_with(true, self.quarantine.clone())
+    }
+
+    /// Who pushes, as the server that started the hook says.
+    pub fn pusher(&self) -> Option<Pusher> {
+        self.pusher.clone()
+    }
+
+    fn open_with(&self, read_only: bool, quarantine: Option<Quarantine>) -> Result<Store, CommandError> {
+        let options = OpenOptions { from_environment: true, read_only, overrides: self.settings.clone(), quarantine };
         Store::open_with(Path::new("."), options).map_err(CommandError::from)
     }
 
@@ -121,6 +150,59 @@ impl Environment {
     }
 }
 
+/// Where git keeps what a push brought, while it asks a hook about it.
+#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+fn quarantine() -> Option<Quarantine> {
+    let objects = PathBuf::from(std::env::var_os("GIT_QUARANTINE_PATH").filter(|value| !value.is_empty())?);
+    let alternates = std::env::var_os("GIT_ALTERNATE_OBJECT_DIRECTORIES").unwrap_or_default();
+    Some(Quarantine { objects, alternates: paths(&alternates.to_string_lossy()) })
+}
+
+/// A list of paths, separated by colons, as git reads it: one that begins with a quotation mark is quoted as in C.
+fn paths(text: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let mut path = Vec::new();
+        if let Some(quoted) = rest.strip_prefix('"') {
+            let mut bytes = quoted.bytes().enumerate();
+            let mut end = quoted.len();
+            while let Some((at, byte)) = bytes.next() {
+                match byte {
+                    b'"' => {
+                        end = at + 1;
+                        break;
+                    }
+                    b'\\' => match bytes.next() {
+                        Some((_, first @ b'0'..=b'3')) => {
+                            let digits = [first, bytes.next().map_or(b'0', |b| b.1), bytes.next().map_or(b'0', |b| b.1)];
+                            path.push(
+                                digits.iter().fold(0_u8, |sum, digit| sum.wrapping_mul(8).wrapping_add(digit.wrapping_sub(b'0'))),
+                            );
+                        }
+                        Some((_, b'n')) => path.push(b'\n'),
+                        Some((_, b't')) => path.push(b'\t'),
+                        Some((_, other)) => path.push(other),
+                        None => {}
+                    },
+                    other => path.push(other),
+                }
+            }
+            rest = quoted.get(end..).unwrap_or_default();
+            rest = rest.strip_prefix(':').unwrap_or(rest);
+        } else {
+            let (plain, after) = rest.split_once(':').unwrap_or((rest, ""));
+            path.extend_from_slice(plain.as_bytes());
+            rest = after;
+        }
+        if !path.is_empty() {
+            use std::os::unix::ffi::OsStringExt as _;
+            found.push(PathBuf::from(OsString::from_vec(path)));
+        }
+    }
+    found
+}
+
 /// The settings of `git -c`, which git hands to its subcommands as `'key'='value'` words (git before 2.31: `'key=value'`), each
 /// quoted for a shell. What is not quoted like that ends the list.
 fn settings(text: &str) -> Vec<String> {
@@ -153,6 +235,20 @@ fn settings(text: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_of_paths_are_read_as_git_writes_them() {
+        let cases: &[(&str, &[&str])] = &[
+            ("", &[]),
+            ("/a/objects", &["/a/objects"]),
+            ("/a:../b::", &["/a", "../b"]),
+            (r#""/a:b\"c\\":/d"#, &["/a:b\"c\\", "/d"]),
+            (r#""/t\303\251""#, &["/té"]),
+        ];
+        for (text, wanted) in cases {
+            assert_eq!(paths(text), wanted.iter().map(PathBuf::from).collect::<Vec<_>>(), "{text}");
+        }
+    }
 
     #[test]
     fn settings_are_read_as_git_quotes_them() {

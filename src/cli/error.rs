@@ -68,6 +68,9 @@ impl From<OpenError> for CommandError {
             }
             OpenError::RefStorage { .. } => "git refs migrate --ref-format=files converts it".to_owned(),
             OpenError::UnknownExtension { .. } => "a newer git cbia may know it".to_owned(),
+            OpenError::Quarantine { .. } => {
+                "git sets GIT_QUARANTINE_PATH for hooks; outside of one it must not be set".to_owned()
+            }
             OpenError::Unreadable { .. } => "git status says what git thinks of it".to_owned(),
         };
         let mut failed = Self::failed(exit::UNREADABLE, &error, Some(&hint));
@@ -114,6 +117,15 @@ impl From<PipelineError> for CommandError {
                 _ => Self::failed(exit::UNREADABLE, &error, None),
             },
             error => Self::failed(exit::UNREADABLE, &error, None),
+        }
+    }
+}
+
+impl From<crate::verify::VerifyError> for CommandError {
+    fn from(error: crate::verify::VerifyError) -> Self {
+        match error {
+            crate::verify::VerifyError::Store(error) => error.into(),
+            crate::verify::VerifyError::Pipeline(error) => error.into(),
         }
     }
 }

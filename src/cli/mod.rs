@@ -1,19 +1,26 @@
 //! F5: the command line. One file per command; printing, the environment, settings and exit codes are here and nowhere else.
 
+mod attest;
 mod authority;
 mod cache;
+mod doctor;
 mod environment;
 mod error;
 mod export;
 mod format;
+mod hook;
+mod hooks;
 mod init;
 mod log;
 mod policy;
+mod pre_push;
+mod pre_receive;
 mod promote;
 mod run;
 mod show;
 mod status;
 mod ui;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -52,6 +59,11 @@ enum Command {
     Authority(authority::Args),
     Policy(policy::Args),
     Cache(cache::Args),
+    Verify(verify::Args),
+    Hook(hook::Args),
+    Hooks(hooks::Args),
+    Attest(attest::Args),
+    Doctor(doctor::Args),
 }
 
 impl Command {
@@ -67,6 +79,11 @@ impl Command {
             Command::Authority(_) => "authority",
             Command::Policy(_) => "policy",
             Command::Cache(_) => "cache",
+            Command::Verify(_) => "verify",
+            Command::Hook(_) => "hook",
+            Command::Hooks(_) => "hooks",
+            Command::Attest(_) => "attest",
+            Command::Doctor(_) => "doctor",
         }
     }
 }
@@ -81,7 +98,7 @@ struct Context<'a> {
 pub fn main() -> ExitCode {
     let environment = Environment::read();
     if environment.arguments.get(1).is_some_and(|first| first == crate::policy::cage::ARGUMENT) {
-        return crate::policy::cage::serve();
+        return crate::policy::cage::serve(environment.arguments.get(2).and_then(|seconds| seconds.to_str()));
     }
     if environment.arguments.get(1).is_some_and(|first| first == crate::executor::supervise::ARGUMENT) {
         return crate::executor::supervise::serve(environment.arguments.get(2).map(std::ffi::OsString::as_os_str));
@@ -102,7 +119,17 @@ pub fn main() -> ExitCode {
 }
 
 fn execute(environment: &Environment, command: Command, ui: &mut Ui) -> Result<u8, CommandError> {
-    let store = environment.open()?;
+    // Another repository is asked for, and there need not be one here.
+    if let Command::Hooks(args) = &command
+        && let Some(server) = args.server()
+    {
+        return hooks::serve(&hooks::open_server(server)?, args, ui);
+    }
+    let store = match &command {
+        Command::Hook(args) if args.receives() => environment.open_quarantined()?,
+        Command::Verify(_) => environment.open_to_read()?,
+        _ => environment.open()?,
+    };
     let context = Context { environment, store: &store };
     match command {
         Command::Init(args) => init::run(&context, &args, ui),
@@ -115,6 +142,11 @@ fn execute(environment: &Environment, command: Command, ui: &mut Ui) -> Result<u
         Command::Authority(args) => authority::run(&context, &args, ui),
         Command::Policy(args) => policy::run(&context, &args, ui),
         Command::Cache(args) => cache::run(&context, &args, ui),
+        Command::Verify(args) => verify::run(&context, &args, ui),
+        Command::Hook(args) => hook::run(&context, &args, ui),
+        Command::Hooks(args) => hooks::run(&context, &args, ui),
+        Command::Attest(args) => attest::run(&context, &args, ui),
+        Command::Doctor(args) => doctor::run(&context, &args, ui),
     }
 }
 

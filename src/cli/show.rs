@@ -41,7 +41,7 @@ fn missing(message: &str) -> CommandError {
 }
 
 /// The tip of the newest admitted run.
-fn newest(store: &Store) -> Result<Oid, CommandError> {
+pub fn newest(store: &Store) -> Result<Oid, CommandError> {
     let run = store.ledger_find(10_000, |entry| {
         entry.record.run.filter(|_| matches!(entry.record.event, RecordEvent::Admitted | RecordEvent::Replayed))
     })?;

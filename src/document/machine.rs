@@ -175,6 +175,45 @@ pub struct PlainDocument<'a> {
     pub result: serde_json::Value,
 }
 
+/// The document of `verify`.
+#[derive(Clone, Debug, Serialize)]
+pub struct VerifyDocument {
+    /// Version of this format.
+    pub schema_version: &'static str,
+    /// `verify`.
+    pub command: &'static str,
+    /// What it comes to.
+    pub outcome: VerifyOutcome,
+    /// What was verified.
+    pub updates: Vec<UpdateDocument>,
+    /// What there is to say.
+    pub findings: Vec<Finding>,
+}
+
+/// What a verification comes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the names are the contract of DESIGN section 11")]
+pub enum VerifyOutcome {
+    Verified,
+    Refused,
+}
+
+/// One commit, or one update of a branch or tag, that was verified.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct UpdateDocument {
+    /// The full name of the ref; null where there is none.
+    pub r#ref: Option<String>,
+    /// The object before, hexadecimal; null where there was none.
+    pub old: Option<String>,
+    /// The object after, hexadecimal; null where it is deleted.
+    pub new: Option<String>,
+    /// The key of its state; null where nothing is generated, or where nothing that matters differs from before.
+    pub state_key: Option<Digest>,
+    /// The last phase commit of the run of that state; null where there is none, or none was needed.
+    pub run: Option<String>,
+}
+
 impl RunDocument {
     /// A run or status that could not be carried out.
     pub fn failed(command: &'static str, findings: Vec<Finding>) -> Self {

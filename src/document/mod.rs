@@ -28,6 +28,7 @@ pub mod path;
 pub mod phase;
 pub mod pipeline;
 pub mod promotion;
+pub mod push_input;
 pub mod record;
 pub mod repair_capsule;
 pub mod repair_report;

@@ -6,6 +6,8 @@ pub mod closure;
 pub mod order;
 pub mod paths;
 pub mod promotion;
+pub mod push;
+pub mod signers;
 
 use crate::document::digest::Digest;
 use crate::document::path::RepoPath;

@@ -50,6 +50,8 @@ pub enum ExecutorSource {
     Repository,
     /// A file that the environment names: what messages call it, and its bytes.
     File(String, Vec<u8>),
+    /// An executor that was resolved before, as a stored run's capsule holds it.
+    Resolved(Box<GenExecutor>),
 }
 
 /// A document, or why it cannot be read.
@@ -302,6 +304,7 @@ fn resolve_executor(
     findings: &mut Vec<Finding>,
 ) -> Result<GenExecutor, PipelineError> {
     let (name, bytes) = match (source, config) {
+        (ExecutorSource::Resolved(executor), _) => return Ok((**executor).clone()),
         (ExecutorSource::File(name, bytes), _) => (name.clone(), bytes.clone()),
         (ExecutorSource::Repository, Some(file)) => (EXECUTOR_CONFIG_PATH.to_owned(), store.content(file)?),
         (ExecutorSource::Repository, None) => {

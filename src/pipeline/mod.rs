@@ -8,6 +8,7 @@ mod keep;
 mod known;
 pub mod miss;
 pub mod promote;
+pub mod rederive;
 mod repeat;
 mod rerun;
 mod reuse;

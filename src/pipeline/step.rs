@@ -31,6 +31,8 @@ use crate::store::pack::Batch;
 use crate::store::tree::{Tree, TreeLimits};
 use crate::store::{Oid, Store};
 
+/// Why a run is refused whose last tree is right: a commit before it, or a commit's own text, is not.
+pub const OTHER_CHAIN: &str = "its phase commits are not those of this state";
 /// The largest document of a run that is read back, in bytes.
 const MAX_DOCUMENT: u64 = 64 << 20;
 
@@ -300,10 +302,13 @@ impl Admitted<'_> {
         }
         let expected = whole.chain.tree();
         let paths: BTreeSet<&RepoPath> = expected.keys().chain(tree.keys()).collect();
-        let differing = paths.into_iter().find(|path| expected.get(*path) != tree.get(*path));
-        let why = differing.map_or("its phase commits are not those of this state".to_owned(), |path| {
-            format!("{path} is not what this state and its artifacts come to")
-        });
+        let mut differing = paths.into_iter().filter(|path| expected.get(*path) != tree.get(*path));
+        let first = differing.next();
+        // A verdict that was changed is the worst of it, and told first.
+        let verdict = |path: &&RepoPath| path.as_str() == CAPSULE_PATH || path.is_under("opa");
+        let differing = first.filter(verdict).or_else(|| differing.find(verdict)).or(first);
+        let why =
+            differing.map_or(OTHER_CHAIN.to_owned(), |path| format!("{path} is not what this state and its artifacts come to"));
         Ok(Err(refuse(why)))
     }
 

@@ -1,8 +1,8 @@
 //! The policy cage: policies are parsed and evaluated in a child process of the same binary, under limits.
 //!
 //! The engine's own limits are cooperative: they bound neither its parser nor its built-in functions, and a deep recursion
-//! aborts the process. So a child has 512 MB of address space, 2 seconds of processor time and of wall clock, and a 64 MB
-//! stack; any end but a clean answer is an error, which counts as a denial. Where the platform has no such limits (address space
+//! aborts the process. So a child has 512 MB of address space, 2 seconds of processor time and one more for every megabyte of input, three times
+//! that on the wall clock, since a busy machine is no reason to deny, and a 64 MB stack; any end but a clean answer is an error, which counts as a denial. Where the platform has no such limits (address space
 //! on macOS, anything but the wall clock on Windows), the kill timer still holds.
 
 use std::io::{self, Read, Write};
@@ -16,10 +16,12 @@ use crate::document::cage::{Answer, Request};
 
 /// The hidden first argument that makes the binary a cage.
 pub const ARGUMENT: &str = "__policy-cage";
-/// The wall-clock limit, for starting, parsing, evaluating and answering.
-pub const WALL_LIMIT: Duration = Duration::from_secs(2);
-/// The processor time limit, in seconds.
+/// The processor time limit of a question without input, in seconds; every megabyte of input adds one.
 pub const CPU_LIMIT_SECONDS: u64 = 2;
+/// The most processor time that any question has, in seconds.
+const MAX_CPU_SECONDS: u64 = 60;
+/// How many times as long as its processor time a child may take on the wall clock, for starting, parsing, evaluating and answering.
+const WALL_FACTOR: u64 = 3;
 /// The address space limit, in bytes.
 pub const MEMORY_LIMIT_BYTES: u64 = 512 << 20;
 /// The evaluating thread's stack, in bytes.
@@ -50,8 +52,11 @@ pub enum CageError {
     #[error("the policy cage was lost")]
     Lost(#[source] io::Error),
     /// It ran out of time.
-    #[error("the policy ran out of time: {CPU_LIMIT_SECONDS} seconds is the limit")]
-    Time,
+    #[error("the policy ran out of time: {seconds} seconds is the limit")]
+    Time {
+        /// The processor time that it had.
+        seconds: u64,
+    },
     /// It ran out of memory.
     #[error("the policy ran out of memory: {} MB is the limit", MEMORY_LIMIT_BYTES >> 20)]
     Memory,
@@ -79,9 +84,10 @@ impl Cage {
     pub fn ask(&self, request: &Request, input: &[u8]) -> Result<Answer, CageError> {
         let mut head = crate::document::json::to_value(request).to_string().into_bytes();
         head.push(b'\n');
-        let deadline = Instant::now() + WALL_LIMIT;
-        let mut child = self.start()?;
-        let ended = converse(&mut child, &head, input, deadline);
+        let seconds = (CPU_LIMIT_SECONDS + (input.len() >> 20) as u64).min(MAX_CPU_SECONDS);
+        let deadline = Instant::now() + Duration::from_secs(seconds * WALL_FACTOR);
+        let mut child = self.start(seconds)?;
+        let ended = converse(&mut child, &head, input, (deadline, seconds));
         // Only a child that is known to be gone is left alone.
         if ended.is_err() {
             kill(&mut child);
@@ -94,15 +100,21 @@ impl Cage {
             // The runtime's own words; a wrong guess changes the message only.
             _ if complaint.contains("memory allocation of") || complaint.contains("capacity overflow") => Err(CageError::Memory),
             _ if complaint.contains("overflowed its stack") => Err(CageError::Stack),
-            status if out_of_processor_time(status) => Err(CageError::Time),
+            status if out_of_processor_time(status) => Err(CageError::Time { seconds }),
             status => Err(CageError::Crashed(status)),
         }
     }
 
-    fn start(&self) -> Result<Child, CageError> {
+    fn start(&self, seconds: u64) -> Result<Child, CageError> {
         #[expect(clippy::disallowed_methods, reason = "this is one of the three files that start processes")]
         let mut command = Command::new(&self.program);
-        command.arg(ARGUMENT).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .arg(ARGUMENT)
+            .arg(seconds.to_string())
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         #[cfg(unix)]
         {
             use std::os::unix::process::CommandExt as _;
@@ -120,7 +132,7 @@ struct Ended {
 }
 
 /// Writes and reads at the same time, so that neither side waits for the other's full pipe.
-fn converse(child: &mut Child, head: &[u8], input: &[u8], deadline: Instant) -> Result<Ended, CageError> {
+fn converse(child: &mut Child, head: &[u8], input: &[u8], until: (Instant, u64)) -> Result<Ended, CageError> {
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     std::thread::scope(|scope| {
         let (tell, told) = mpsc::channel();
@@ -137,10 +149,10 @@ fn converse(child: &mut Child, head: &[u8], input: &[u8], deadline: Instant) -> 
                 stdin.write_all(head).and_then(|()| stdin.write_all(input)).ok();
             }
         });
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = until.0.saturating_duration_since(Instant::now());
         let status = match told.recv_timeout(left) {
-            Err(_) => Err(CageError::Time),
-            Ok(()) => wait(child, deadline),
+            Err(_) => Err(CageError::Time { seconds: until.1 }),
+            Ok(()) => wait(child, until),
         };
         if status.is_err() {
             kill(child);
@@ -160,12 +172,12 @@ fn drain(source: Option<impl Read>, limit: u64) -> Vec<u8> {
 }
 
 /// Waits for a child that has closed its output, which it does by ending.
-fn wait(child: &mut Child, deadline: Instant) -> Result<ExitStatus, CageError> {
+fn wait(child: &mut Child, (deadline, seconds): (Instant, u64)) -> Result<ExitStatus, CageError> {
     let mut pause = Duration::from_micros(50);
     loop {
         match child.try_wait().map_err(CageError::Lost)? {
             Some(status) => return Ok(status),
-            None if Instant::now() >= deadline => return Err(CageError::Time),
+            None if Instant::now() >= deadline => return Err(CageError::Time { seconds }),
             None => std::thread::sleep(pause),
         }
         pause = (pause * 2).min(Duration::from_millis(5));
@@ -196,8 +208,14 @@ fn out_of_processor_time(_: ExitStatus) -> bool {
 }
 
 /// The child's side: limits itself, reads one request from stdin, and writes one answer to stdout.
-pub fn serve() -> ExitCode {
-    if let Err(error) = confine() {
+///
+/// `seconds` is the processor time that it may use, as the parent wrote it.
+pub fn serve(seconds: Option<&str>) -> ExitCode {
+    let Some(seconds) = seconds.and_then(|text| text.parse().ok()) else {
+        complain("the cage was not told how long it may take");
+        return ExitCode::FAILURE;
+    };
+    if let Err(error) = confine(seconds) {
         complain(&format!("the limits cannot be set: {error}"));
         return ExitCode::FAILURE;
     }
@@ -233,14 +251,14 @@ fn respond() -> io::Result<()> {
 }
 
 #[cfg(unix)]
-fn confine() -> io::Result<()> {
+fn confine(seconds: u64) -> io::Result<()> {
     use rustix::process::{Resource, Rlimit, setrlimit};
     #[cfg(target_os = "linux")]
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     let limit = |value: u64| Rlimit { current: Some(value), maximum: Some(value) };
     setrlimit(Resource::Core, limit(0))?;
     setrlimit(Resource::Fsize, limit(0))?;
-    setrlimit(Resource::Cpu, Rlimit { current: Some(CPU_LIMIT_SECONDS), maximum: Some(CPU_LIMIT_SECONDS + 1) })?;
+    setrlimit(Resource::Cpu, Rlimit { current: Some(seconds), maximum: Some(seconds + 1) })?;
     match setrlimit(Resource::As, limit(MEMORY_LIMIT_BYTES)) {
         // macOS knows the limit and does not take it.
         Err(_) if cfg!(target_os = "macos") => Ok(()),
@@ -249,6 +267,6 @@ fn confine() -> io::Result<()> {
 }
 
 #[cfg(not(unix))]
-fn confine() -> io::Result<()> {
+fn confine(_: u64) -> io::Result<()> {
     Ok(())
 }

@@ -34,7 +34,13 @@ pub const DEFAULT_BUNDLE: &[(&str, &str)] = &[
     ("policy/kernel/kernel_test.rego", include_str!("../../policy/kernel/kernel_test.rego")),
     ("policy/promote/promote.rego", include_str!("../../policy/promote/promote.rego")),
     ("policy/promote/promote_test.rego", include_str!("../../policy/promote/promote_test.rego")),
+    ("policy/push/push.rego", include_str!("../../policy/push/push.rego")),
+    ("policy/push/push_test.rego", include_str!("../../policy/push/push_test.rego")),
 ];
+/// Where the policy that judges pushes is.
+pub const PUSH_FOLDER: &str = "policy/push";
+/// The rule that judges pushes.
+pub const PUSH_QUERY: &str = "data.push.allow";
 
 /// The format of [`memo_key`]'s own data.
 const MEMO_VERSION: u64 = 1;
@@ -214,6 +220,7 @@ fn findings_of(query: &str, explain: &ExplainDocument) -> Vec<Finding> {
         "data.control.kernel.allow" => Code::KernelDenied,
         "data.assurance.allow" => Code::AssuranceDenied,
         "data.promote.allow" => Code::PromotionDenied,
+        PUSH_QUERY => Code::PushDenied,
         _ => Code::PolicyDenied,
     };
     for entry in &explain.deny {

@@ -63,6 +63,14 @@ impl Store {
         Ok(self.check_entry(key, &name, commit).map(Some))
     }
 
+    /// Whether `commit` could stand under `name` as the entry of `key`; why not, if not.
+    pub fn check_entry_at(&self, key: &Digest, name: &str, commit: Oid) -> Result<(), Finding> {
+        match name.parse::<RefName>() {
+            Ok(name) => self.check_entry(key, &name, commit).map(drop),
+            Err(error) => Err(Finding::error(Code::CacheEntryInvalid, error.to_string()).at(name)),
+        }
+    }
+
     fn check_entry(&self, key: &Digest, name: &RefName, commit: Oid) -> Result<CacheEntry, Finding> {
         let refuse = |why: String| {
             let finding = Finding::error(Code::CacheEntryInvalid, format!("the cache entry {} is refused: {why}", key.short()));

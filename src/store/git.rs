@@ -2,8 +2,11 @@
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::time::Duration;
 
 use gix::bstr::ByteSlice as _;
 
@@ -46,8 +49,24 @@ pub enum GitError {
         header: String,
     },
     /// The repository was opened for reading only.
-    #[error("no commit is signed: this repository was opened for reading only")]
+    #[error("nothing is signed: this repository was opened for reading only")]
     ReadOnly,
+    /// A file that git is to be given cannot be written.
+    #[error("cannot write what git {what} is to read")]
+    Scratch {
+        /// The subcommand.
+        what: &'static str,
+        /// The reason.
+        source: io::Error,
+    },
+    /// It took longer than it may.
+    #[error("git {what} gave no answer in {seconds} seconds")]
+    Slow {
+        /// The subcommand.
+        what: &'static str,
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// The commit that git wrote cannot be read back.
     #[error("the commit that git signed cannot be read back")]
     ReadBack(#[from] ObjectError),
@@ -88,6 +107,15 @@ const SETTINGS: [&str; 5] = [
 impl Store {
     /// A git command on this repository.
     fn git(&self) -> Command {
+        let mut command = self.git_as_configured();
+        for setting in SETTINGS {
+            command.args(["-c", setting]);
+        }
+        command
+    }
+
+    /// The same without our settings: for what git itself would do.
+    fn git_as_configured(&self) -> Command {
         #[expect(clippy::disallowed_methods, reason = "this is the one place of the store that starts processes")]
         let mut command = Command::new("git");
         for variable in REDIRECTIONS {
@@ -105,9 +133,6 @@ impl Store {
             .env("GIT_TERMINAL_PROMPT", "0")
             // Reading must not take locks that a user's own git waits for.
             .env("GIT_OPTIONAL_LOCKS", "0");
-        for setting in SETTINGS {
-            command.args(["-c", setting]);
-        }
         command
     }
 
@@ -160,6 +185,34 @@ impl Store {
             return Err(wrong(id.to_string()));
         }
         Ok(id)
+    }
+
+    /// Pushes objects to refs of another repository, without its own hooks and never by force; which refs were refused, and why.
+    /// Whoever is asked for a password is asked by git itself.
+    pub fn push_refs(&self, url: &str, refs: &[(String, Oid)]) -> Result<Vec<(String, String)>, GitError> {
+        const WHAT: &str = "push";
+        let mut command = self.git();
+        command.env_remove("GIT_TERMINAL_PROMPT").args([WHAT, "--porcelain", "--no-verify", "--no-signed", "--no-follow-tags"]);
+        // What other settings would push beside it is none of ours.
+        command.args(["--recurse-submodules=no", "--", url]);
+        command.args(refs.iter().map(|(name, id)| format!("{id}:{name}")));
+        let output = self.run_git(WHAT, command, b"")?;
+        let text = output.stdout.to_str_lossy().into_owned();
+        let mut refused = Vec::new();
+        let mut answered = 0;
+        for line in text.lines() {
+            let mut fields = line.split('\t');
+            let (Some(flag), Some(pair), Some(summary)) = (fields.next(), fields.next(), fields.next()) else { continue };
+            let Some((_, name)) = pair.split_once(':') else { continue };
+            answered += 1;
+            if flag.starts_with('!') {
+                refused.push((name.to_owned(), printable(summary)));
+            }
+        }
+        if answered < refs.len() || (!output.status.success() && refused.is_empty()) {
+            return Err(GitError::Failed { what: WHAT, stderr: output.stderr.trim().to_str_lossy().into_owned() });
+        }
+        Ok(refused)
     }
 
     /// Runs a git command on `index`, a file of its own rather than the repository's index; both paths are absolute. Its standard output.
@@ -243,6 +296,225 @@ impl Store {
             Some(0) => Ok(Some(output.stdout.trim_end_with(|c| c == '\0').to_str_lossy().into_owned())),
             Some(1) => Ok(None),
             _ => Err(GitError::Failed { what: WHAT, stderr: output.stderr.trim().to_str_lossy().into_owned() }),
+        }
+    }
+}
+
+/// `core.hooksPath`, and the configuration that says so.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HooksPath {
+    /// `system`, `global`, `local`, `worktree` or `command`.
+    pub scope: String,
+    /// The folder as configured, `~` expanded; relative to the top of the work tree, or to a bare repository.
+    pub path: PathBuf,
+}
+
+/// What a remote said to one ref of a push.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answered {
+    /// The ref on the remote.
+    pub name: String,
+    /// git's mark: `*` created, `-` deleted, `+` forced, a space for a fast-forward, `=` up to date, `!` refused.
+    pub mark: char,
+    /// The reason in parentheses, or the summary.
+    pub said: String,
+}
+
+/// How long a remote is waited for by a command that only asks.
+const REMOTE_WAIT: Duration = Duration::from_secs(120);
+/// The folder, inside the common directory, of files that live as long as one command.
+const SCRATCH: &str = "cbia";
+
+impl Store {
+    /// The command where a hook of this repository would run: at the top of the work tree, or in the bare repository. What the user's
+    /// configuration says is relative to it.
+    fn at_top(&self, mut command: Command) -> Result<Command, GitError> {
+        let absolute = |path: &Path| std::path::absolute(path).map_err(|source| GitError::Start { what: "rev-parse", source });
+        command.env("GIT_DIR", absolute(self.git_dir())?);
+        command.current_dir(self.work_dir().unwrap_or(self.git_dir()));
+        if let Some(top) = self.work_dir() {
+            command.env("GIT_WORK_TREE", absolute(top)?);
+        }
+        // What git says is read by a program.
+        command.env("LC_ALL", "C");
+        Ok(command)
+    }
+
+    /// The object id of a signed, annotated tag on `target`, as `git tag -s` writes it with the key that git is configured to use. No
+    /// ref is made: a hook takes the id and stops git where it would make one, so that nobody ever sees a tag in `refs/tags/`.
+    pub(in crate::store) fn sign_tag(&self, name: &str, target: &Oid, message: &str) -> Result<Oid, GitError> {
+        const WHAT: &str = "tag";
+        const HOOK: &str = "#!/bin/sh\ncat >>\"$0.seen\"\nexit 1\n";
+        if self.is_read_only() {
+            return Err(GitError::ReadOnly);
+        }
+        let scratch = |source| GitError::Scratch { what: WHAT, source };
+        let folder = self.common_dir().join(SCRATCH);
+        self.create_dirs(&folder, self.common_dir()).map_err(scratch)?;
+        let hooks = tempfile::Builder::new().prefix("sign-").tempdir_in(&folder).map_err(scratch)?;
+        let hook = std::path::absolute(hooks.path().join("reference-transaction")).map_err(scratch)?;
+        let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o700).open(&hook);
+        file.and_then(|mut file| file.write_all(HOOK.as_bytes())).map_err(scratch)?;
+        let mut command = self.at_top(self.git())?;
+        let mut setting = std::ffi::OsString::from("core.hooksPath=");
+        setting.push(hook.parent().unwrap_or(&hook));
+        command.arg("-c").arg(setting).args(["-c", "i18n.commitEncoding=UTF-8", WHAT, "-s", "--cleanup=verbatim", "-F", "-"]);
+        command.args([name, &target.to_string()]);
+        let output = self.run_git(WHAT, command, message.as_bytes())?;
+        let seen = std::fs::read_to_string(hook.with_extension("seen")).unwrap_or_default();
+        let id = seen.split(' ').nth(1).and_then(|id| Oid::from_hex(id.as_bytes()).ok());
+        match id {
+            Some(id) if !output.status.success() => Ok(id),
+            None if !output.status.success() => {
+                Err(GitError::Failed { what: WHAT, stderr: output.stderr.trim().to_str_lossy().into_owned() })
+            }
+            // Where the hook could not run, git made the tag.
+            _ => {
+                let mut command = self.at_top(self.git())?;
+                command.args(["update-ref", "--no-deref", "-d", &format!("refs/tags/{name}")]);
+                self.run_git("update-ref", command, b"")?;
+                Err(GitError::Answer { what: WHAT, answer: "git ran no hook".to_owned() })
+            }
+        }
+    }
+
+    /// What `git verify-tag --raw` says of a tag: whether it is satisfied, and its words. `tag` is the object's content; it is looked at
+    /// outside the repository, so that a tag inside a quarantine, or of no repository, is judged alike. `allowed` are the signers, in
+    /// git's allowed-signers format: no other signer of an ssh signature is believed, whatever git is configured to believe.
+    pub(in crate::store) fn verify_tag(&self, tag: &[u8], allowed: &[u8]) -> Result<(bool, String), GitError> {
+        const WHAT: &str = "verify-tag";
+        let scratch = |source| GitError::Scratch { what: WHAT, source };
+        let folder = tempfile::tempdir().map_err(scratch)?;
+        let signers = folder.path().join("allowed_signers");
+        std::fs::write(&signers, allowed).map_err(scratch)?;
+        let objects = folder.path().join("objects");
+        std::fs::create_dir(&objects).map_err(scratch)?;
+        let outside = |command: &mut Command| {
+            command.env("GIT_OBJECT_DIRECTORY", &objects);
+            // A validity without a zone is meant in the same zone everywhere.
+            command.env("TZ", "UTC");
+        };
+        let mut command = self.at_top(self.git())?;
+        outside(&mut command);
+        command.args(["hash-object", "-t", "tag", "-w", "--stdin"]);
+        let output = self.run_git("hash-object", command, tag)?;
+        if !output.status.success() {
+            return Ok((false, output.stderr.trim().to_str_lossy().into_owned()));
+        }
+        let mut command = self.at_top(self.git())?;
+        outside(&mut command);
+        let mut setting = std::ffi::OsString::from("gpg.ssh.allowedSignersFile=");
+        setting.push(&signers);
+        command.arg("-c").arg(setting).args([WHAT, "--raw", output.stdout.trim().to_str_lossy().as_ref()]);
+        let output = self.run_git(WHAT, command, b"")?;
+        Ok((output.status.success(), output.stderr.trim().to_str_lossy().into_owned()))
+    }
+
+    /// `core.hooksPath` as git sees it; `None` if it is not set.
+    pub(in crate::store) fn hooks_path(&self) -> Result<Option<HooksPath>, GitError> {
+        const WHAT: &str = "config";
+        let mut command = self.at_top(self.git_as_configured())?;
+        command.args([WHAT, "--null", "--show-scope", "--type=path", "--get", "core.hooksPath"]);
+        let output = self.run_git(WHAT, command, b"")?;
+        match output.status.code() {
+            Some(0) => {}
+            Some(1) => return Ok(None),
+            _ => return Err(GitError::Failed { what: WHAT, stderr: output.stderr.trim().to_str_lossy().into_owned() }),
+        }
+        let mut fields = output.stdout.split(|byte| *byte == 0);
+        match (fields.next(), fields.next()) {
+            (Some(scope), Some(path)) => {
+                Ok(Some(HooksPath { scope: scope.to_str_lossy().into_owned(), path: path.to_path_lossy().into_owned() }))
+            }
+            _ => Err(GitError::Answer { what: WHAT, answer: output.stdout.to_str_lossy().into_owned() }),
+        }
+    }
+
+    /// The names of the configured remotes.
+    pub fn remotes(&self) -> Result<Vec<String>, GitError> {
+        let mut command = self.at_top(self.git())?;
+        command.arg("remote");
+        let output = self.run_git("remote", command, b"")?;
+        let names = output.stdout.split_str("\n").filter(|name| !name.is_empty());
+        Ok(names.map(|name| name.to_str_lossy().into_owned()).collect())
+    }
+
+    /// Where `git push <remote>` goes: the address of a configured remote, every rewriting done; another text is its own address.
+    pub fn push_address(&self, remote: &str) -> Result<String, GitError> {
+        let mut command = self.at_top(self.git())?;
+        command.args(["remote", "get-url", "--push", "--", remote]);
+        let output = self.run_git("remote", command, b"")?;
+        Ok(if output.status.success() { output.stdout.trim().to_str_lossy().into_owned() } else { remote.to_owned() })
+    }
+
+    /// What the remote has under exactly this ref name; `None` if nothing.
+    pub fn remote_ref(&self, remote: &str, name: &str) -> Result<Option<Oid>, GitError> {
+        const WHAT: &str = "ls-remote";
+        let mut command = self.at_top(self.git())?;
+        command.args([WHAT, "--quiet", "--", remote, name]);
+        let output = self.run_within(WHAT, command, REMOTE_WAIT)?;
+        if !output.status.success() {
+            return Err(GitError::Failed { what: WHAT, stderr: output.stderr.trim().to_str_lossy().into_owned() });
+        }
+        let found = output.stdout.split_str("\n").filter_map(|line| line.split_once_str("\t"));
+        let mut exact = found.filter(|(_, found)| *found == name.as_bytes());
+        Ok(exact.find_map(|(id, _)| Oid::from_hex(id).ok()))
+    }
+
+    /// Pushes these refspecs in one transaction, past this repository's own hooks, and gives the remote's answer to each of them. `leases`
+    /// are refs with what they must be on the remote (`None`: not there); of one that is something else, nothing is offered.
+    pub fn offer(&self, remote: &str, refspecs: &[String], leases: &[(String, Option<Oid>)]) -> Result<Vec<Answered>, GitError> {
+        const WHAT: &str = "push";
+        let mut command = self.at_top(self.git())?;
+        // Tags that happen to be reachable, submodules and push options are nobody's business here.
+        command.args(["-c", "push.followTags=false", "-c", "push.recurseSubmodules=no", "-c", "push.pushOption=", WHAT]);
+        command.args(["--porcelain", "--atomic", "--no-verify", "--no-signed"]);
+        for (name, expected) in leases {
+            let expected = expected.map(|id| id.to_string()).unwrap_or_default();
+            command.arg(format!("--force-with-lease={name}:{expected}"));
+        }
+        command.args(["--", remote]).args(refspecs);
+        let output = self.run_within(WHAT, command, REMOTE_WAIT)?;
+        let mut answers = Vec::new();
+        for line in output.stdout.split_str("\n") {
+            let line = line.to_str_lossy();
+            let mut fields = line.split('\t');
+            let (Some(mark), Some(names), Some(said)) = (fields.next(), fields.next(), fields.next()) else { continue };
+            let (Some(mark), Some((_, name))) = (mark.chars().next(), names.rsplit_once(':')) else { continue };
+            answers.push(Answered { name: name.to_owned(), mark, said: said.to_owned() });
+        }
+        if answers.is_empty() {
+            return Err(GitError::Failed { what: WHAT, stderr: output.stderr.trim().to_str_lossy().into_owned() });
+        }
+        Ok(answers)
+    }
+
+    /// What `git cbia --version` prints where a hook would run; `None` if git finds no git-cbia there.
+    pub fn cbia_found(&self) -> Result<Option<String>, GitError> {
+        const WHAT: &str = "cbia";
+        let mut command = self.at_top(self.git_as_configured())?;
+        command.args([WHAT, "--version"]);
+        let output = self.run_within(WHAT, command, Duration::from_secs(20))?;
+        Ok(output.status.success().then(|| output.stdout.trim().to_str_lossy().into_owned()))
+    }
+
+    /// Runs a command that may never end: it and what it started are killed after `limit`.
+    fn run_within(&self, what: &'static str, mut command: Command, limit: Duration) -> Result<Output, GitError> {
+        let start = |source| GitError::Start { what, source };
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let child = command.spawn().map_err(start)?;
+        let group = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        let (ended, end) = std::sync::mpsc::channel();
+        std::thread::spawn(move || drop(ended.send(child.wait_with_output())));
+        match end.recv_timeout(limit) {
+            Ok(output) => output.map_err(start),
+            Err(_) => {
+                if let Some(group) = group {
+                    // One that has just ended needs no killing.
+                    rustix::process::kill_process_group(group, rustix::process::Signal::KILL).ok();
+                }
+                Err(GitError::Slow { what, seconds: limit.as_secs() })
+            }
         }
     }
 }

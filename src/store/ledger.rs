@@ -239,7 +239,7 @@ impl Store {
 }
 
 /// The commit that every ledger begins with, the same in every clone: it gives the first record a first parent that is no run.
-fn opening(batch: &mut Batch<'_>) -> Result<Oid, StoreError> {
+pub fn opening(batch: &mut Batch<'_>) -> Result<Oid, StoreError> {
     let tree = write_tree(batch, &Tree::new())?;
     let message = "ledger opened\n\nCbia-Ledger: 0.1.0\n".to_owned();
     Ok(batch.commit(&CommitSpec::fixed(tree, Vec::new(), message))?)

@@ -2,14 +2,18 @@
 //!
 //! gix stays behind this floor; nothing above it names a gix type but [`Oid`].
 
+pub mod attest;
 mod beneath;
 pub mod cache;
 mod clean;
+pub mod compare;
 pub mod durable;
 mod error;
 #[cfg(test)]
 mod fixture;
 pub mod git;
+pub mod history;
+pub mod hooks;
 pub mod ledger;
 pub mod lock;
 pub mod materialise;
@@ -38,6 +42,8 @@ pub struct Store {
     pub(in crate::store) repo: gix::Repository,
     pub(in crate::store) read_only: bool,
     pub(in crate::store) healed: std::cell::RefCell<Vec<crate::document::finding::Finding>>,
+    /// The object directory that borrows from git's quarantine, if there is one; it lasts as long as the store.
+    _borrowed: Option<tempfile::TempDir>,
 }
 
 /// Removes lock files that this process holds when it ends by SIGINT, SIGTERM, SIGHUP or SIGQUIT. First thing in `main`.

@@ -17,6 +17,18 @@ pub struct OpenOptions {
     pub read_only: bool,
     /// Settings of `git -c`, as `key=value`: they win over those of files.
     pub overrides: Vec<String>,
+    /// Where git keeps the objects that a push brought, while it asks a hook about them.
+    pub quarantine: Option<Quarantine>,
+}
+
+/// The object directories of a hook that runs inside git's quarantine, as `GIT_OBJECT_DIRECTORY` and
+/// `GIT_ALTERNATE_OBJECT_DIRECTORIES` name them: absolute, or relative to the current directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Quarantine {
+    /// Where the pushed objects are.
+    pub objects: PathBuf,
+    /// Where further objects are.
+    pub alternates: Vec<PathBuf>,
 }
 
 /// Why a repository was not opened.
@@ -51,6 +63,14 @@ pub enum OpenError {
         path: PathBuf,
         /// The extension, without its section.
         name: String,
+    },
+    /// The objects of a push cannot be looked at.
+    #[error("the objects that were pushed cannot be read from '{}'", .path.display())]
+    Quarantine {
+        /// The directory.
+        path: PathBuf,
+        /// What went wrong.
+        source: std::io::Error,
     },
     /// It is there but cannot be read.
     #[error("cannot open the git repository at or above '{}'", .start.display())]
@@ -123,7 +143,8 @@ impl Store {
         check_extensions(&repo)?;
         // Only git's network services look at a namespace; refs/cbia/ is one place for all of them.
         drop(repo.clear_namespace());
-        Ok(Self { repo, read_only: options.read_only, healed: Default::default() })
+        let borrowed = options.quarantine.as_ref().map(|quarantine| see_quarantine(&mut repo, quarantine)).transpose()?;
+        Ok(Self { repo, read_only: options.read_only || borrowed.is_some(), healed: Default::default(), _borrowed: borrowed })
     }
 
     /// This work tree's own git directory.
@@ -173,6 +194,12 @@ impl Store {
         self.repo.config_snapshot().string(key).map(|value| value.to_str_lossy().into_owned())
     }
 
+    /// Every value of a setting that may be given more than once, in order.
+    pub fn config_strings(&self, key: &str) -> Vec<String> {
+        let values = self.repo.config_snapshot().plumbing().strings(key).unwrap_or_default();
+        values.iter().map(|value| value.to_str_lossy().into_owned()).collect()
+    }
+
     /// A boolean configuration value as git reads it; `None` if unset or not a boolean.
     pub fn config_bool(&self, key: &str) -> Option<bool> {
         self.repo.config_snapshot().boolean(key)
@@ -218,6 +245,46 @@ impl Store {
             _ => Ok(()),
         }
     }
+}
+
+/// Makes the objects of a push visible, which gix does not: an object directory without objects of its own borrows from git's quarantine, from
+/// what git names beside it, and from the repository. What is written would go to memory; the directory goes when the store does.
+fn see_quarantine(repo: &mut gix::Repository, quarantine: &Quarantine) -> Result<tempfile::TempDir, OpenError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| OpenError::Quarantine { path, source }
+    };
+    let own = repo.common_dir().join("objects");
+    let mut borrowed = Vec::new();
+    for folder in std::iter::once(&quarantine.objects).chain([&own]).chain(&quarantine.alternates) {
+        let real = match std::fs::canonicalize(folder) {
+            Ok(real) => real,
+            // git, too, goes on without an alternate that is not there; without the pushed objects it does not.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && *folder != quarantine.objects => continue,
+            Err(error) => return Err(failed(folder)(error)),
+        };
+        if !borrowed.contains(&real) {
+            borrowed.push(real);
+        }
+    }
+    let folder = tempfile::Builder::new().prefix("git-cbia-objects-").tempdir().map_err(failed(&own))?;
+    let mut listing = Vec::new();
+    for path in &borrowed {
+        use std::os::unix::ffi::OsStrExt as _;
+        let bytes = path.as_os_str().as_bytes();
+        // A line each: a name that would be two lines, a comment or a quotation cannot be said.
+        if bytes.contains(&b'\n') {
+            return Err(failed(path)(std::io::Error::other("its name holds a line break")));
+        }
+        listing.extend_from_slice(bytes);
+        listing.push(b'\n');
+    }
+    let info = folder.path().join("info");
+    std::fs::create_dir_all(&info).and_then(|()| std::fs::write(info.join("alternates"), listing)).map_err(failed(&info))?;
+    let hash = repo.object_hash();
+    let handle = gix::odb::at_opts(folder.path(), hash, None, Default::default()).map_err(failed(folder.path()))?;
+    repo.objects = gix::odb::memory::Proxy::new(handle, hash);
+    Ok(folder)
 }
 
 fn open_options(trust: gix::sec::Trust, overrides: &[String]) -> gix::open::Options {
@@ -270,6 +337,7 @@ mod tests {
             Err(OpenError::DubiousOwnership { .. }) => "ownership".into(),
             Err(OpenError::RefStorage { format, .. }) => format!("ref storage {format}"),
             Err(OpenError::UnknownExtension { name, .. }) => format!("extension {name}"),
+            Err(OpenError::Quarantine { .. }) => "quarantine".into(),
             Err(OpenError::Unreadable { .. }) => "unreadable".into(),
         }
     }
@@ -298,6 +366,26 @@ mod tests {
         let same = |a: &Path, b: &Path| std::fs::canonicalize(a).unwrap() == std::fs::canonicalize(b).unwrap();
         assert!(same(linked.common_dir(), repo.store().common_dir()) && !same(linked.git_dir(), linked.common_dir()));
         assert!(matches!(Store::open(outside), Err(OpenError::NotFound { .. })));
+    }
+
+    #[test]
+    fn the_objects_of_a_push_are_seen_and_nothing_is_written_beside_them() {
+        let repo = Repo::new();
+        let head = repo.commit(&[("a", "1")]);
+        let incoming = repo.outside().join("incoming");
+        std::fs::create_dir(&incoming).unwrap();
+        let mut command = repo.command(&["hash-object", "-w", "--stdin"]);
+        command.env("GIT_OBJECT_DIRECTORY", &incoming).stdin(std::process::Stdio::null());
+        let id = Oid::from_hex(command.output().unwrap().stdout.trim_ascii()).unwrap();
+        let open = |objects: PathBuf| {
+            let quarantine =
+                Some(Quarantine { objects, alternates: vec![repo.path().join(".git/objects"), repo.outside().join("none")] });
+            Store::open_with(&repo.path(), OpenOptions { quarantine, ..OpenOptions::default() })
+        };
+        let store = open(incoming).unwrap();
+        assert_eq!(store.read_blob(&id, 0).unwrap(), b"");
+        assert!(store.contains(&head) && store.is_read_only() && !repo.store().contains(&id));
+        assert!(matches!(open(repo.outside().join("none")), Err(OpenError::Quarantine { .. })));
     }
 
     #[test]

@@ -99,14 +99,14 @@ pub enum TreeError {
 }
 
 /// One entry as the tree object holds it.
-struct Entry<'a> {
-    mode: &'a [u8],
-    name: &'a [u8],
-    id: Oid,
+pub(in crate::store) struct Entry<'a> {
+    pub mode: &'a [u8],
+    pub name: &'a [u8],
+    pub id: Oid,
 }
 
 impl Entry<'_> {
-    fn is_folder(&self) -> bool {
+    pub(in crate::store) fn is_folder(&self) -> bool {
         self.mode == FOLDER
     }
 
@@ -213,7 +213,7 @@ impl Store {
         Ok(Some(at))
     }
 
-    fn read_folder(&self, id: &Oid, path: &str, limits: TreeLimits) -> Result<Vec<u8>, TreeError> {
+    pub(in crate::store) fn read_folder(&self, id: &Oid, path: &str, limits: TreeLimits) -> Result<Vec<u8>, TreeError> {
         let entry_bytes = b"100644 ".len() + MAX_COMPONENT_BYTES + 1 + id.as_slice().len();
         let limit = limits.max_entries.saturating_mul(entry_bytes) as u64;
         self.read(id, Kind::Tree, limit).map_err(|source| TreeError::Object { path: path.to_owned(), source })
@@ -273,7 +273,7 @@ pub fn write_tree_around(batch: &mut Batch<'_>, tree: &Tree, written: &[(&str, O
 /// The mode of a folder as git writes it.
 const FOLDER: &[u8] = b"40000";
 
-fn parse<'a>(id: &Oid, bytes: &'a [u8]) -> Result<Vec<Entry<'a>>, TreeError> {
+pub(in crate::store) fn parse<'a>(id: &Oid, bytes: &'a [u8]) -> Result<Vec<Entry<'a>>, TreeError> {
     let cut = || TreeError::Malformed { id: *id, what: "an entry is cut off" };
     let id_bytes = id.as_slice().len();
     let mut entries = Vec::new();

@@ -180,7 +180,7 @@ fn runs_phases_and_records_are_shown() {
 }
 
 /// Every command, in an order in which each of them works.
-const COMMANDS: [(&[&str], i32); 22] = [
+const COMMANDS: [(&[&str], i32); 29] = [
     (&["log"], 0),
     (&["show"], 3),
     (&["status"], 3),
@@ -203,6 +203,13 @@ const COMMANDS: [(&[&str], i32); 22] = [
     (&["status"], 1),
     (&["run"], 1),
     (&["authority", "freeze"], 0),
+    (&["doctor"], 1),
+    (&["hooks", "status"], 1),
+    (&["hooks", "install"], 0),
+    (&["hooks", "status"], 0),
+    (&["hooks", "uninstall"], 0),
+    (&["attest"], 1),
+    (&["attest", "no-such-run"], 3),
 ];
 
 #[test]
@@ -249,7 +256,7 @@ fn mistakes_are_told_with_the_way_out() {
     assert!(bare.stdout.is_empty() && bare.stderr.starts_with("Generated files earn their place"), "{}", bare.stderr);
     let help = repo.cbia(["-h"]).ok();
     assert!(help.stdout.contains("Usage: git cbia") && help.stderr.is_empty());
-    for command in ["init", "run", "status", "log", "show", "authority", "policy", "cache"] {
+    for command in ["init", "run", "status", "log", "show", "authority", "policy", "cache", "hooks", "attest", "doctor"] {
         assert!(help.stdout.contains(&format!("\n  {command} ")), "{command}");
         assert!(repo.cbia([command, "-h"]).ok().stdout.contains(&format!("Usage: git cbia {command}")), "{command}");
     }

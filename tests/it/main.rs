@@ -1,16 +1,20 @@
 //! The one integration test binary: the real program against real git.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests, which the lint does not see as tests")]
 
+mod attest;
 mod commands;
 mod concurrency;
 mod determinism;
+mod doctor;
 mod executor;
+mod hooks;
 mod keys;
 mod main_job;
 mod phases;
 mod poison;
 mod policy_cage;
 mod promote;
+mod push;
 mod recipes;
 mod refusals;
 mod reuse;
@@ -18,4 +22,5 @@ mod support;
 mod tidy;
 mod tutorial;
 mod usage;
+mod verify;
 mod worktree;

@@ -11,10 +11,10 @@ const FLOORS: [(&str, u8); 10] = [
     ("artifact", 1),
     ("policy", 1),
     ("executor", 1),
-    ("verify", 2),
     ("phase", 3),
     ("pipeline", 4),
-    ("cli", 5),
+    ("verify", 5),
+    ("cli", 6),
 ];
 
 type Confined = (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)]);

@@ -1,0 +1,65 @@
+use std::collections::BTreeMap;
+
+use super::Context;
+use super::error::{CommandError, exit};
+use super::hook::{lines, object};
+use super::ui::Ui;
+use crate::document::finding::{Code, Finding, refuses};
+use crate::document::path::printable;
+use crate::store::Oid;
+use crate::verify::{Evidence, Limits, Means, Nobody, Subject, Update, Verifier};
+
+/// Where a push arrives: refuses it unless everything it brings is verified.
+///
+/// Reads `<old> <new> <ref>` lines and the objects in git's quarantine, and writes nothing. One refusal refuses the whole push.
+#[derive(clap::Args)]
+pub struct Args {}
+
+pub fn run(context: &Context<'_>, _args: &Args, ui: &mut Ui) -> Result<u8, CommandError> {
+    let store = context.store;
+    let limits = Limits::default();
+    let mut updates = Vec::new();
+    for line in lines()? {
+        let mut fields = line.splitn(3, ' ');
+        let (Some(old), Some(new), Some(name)) = (fields.next(), fields.next(), fields.next()) else {
+            return Err(CommandError::usage(&format!("'{}' is not '<old> <new> <ref>'", printable(&line))));
+        };
+        updates.push(Update { name: Some(name.to_owned()), old: object(old)?, new: object(new)? });
+    }
+    if updates.len() > limits.refs {
+        let finding = Finding::error(Code::PushTooLarge, format!("more than {} refs are pushed at once", limits.refs));
+        ui.findings(&[finding.hint("push fewer refs at a time")]);
+        return Ok(exit::DENIED);
+    }
+    let pushed = updates.iter().filter_map(|update| Some((update.name.as_deref()?, update.new?)));
+    let cage = context.environment.cage();
+    let means = Means { cage: &cage, attested: &Nobody, limits };
+    let mut verifier = Verifier::new(store, Evidence::with_pushed(store, pushed), means);
+    let base = store.head().ok().flatten();
+    let pusher = context.environment.pusher();
+    let mut known: Option<Vec<Oid>> = None;
+    let mut findings = Vec::new();
+    for update in &updates {
+        // Only what is new needs to be told apart from everything that is here.
+        if update.old.is_none() && known.is_none() {
+            known = Some(store.heads("refs/heads/")?.into_iter().map(|(_, id)| id).collect());
+        }
+        let known = if update.old.is_none() { known.clone().unwrap_or_default() } else { Vec::new() };
+        let subject = Subject { judged: true, each: false, base, known, pusher: pusher.clone() };
+        let outcome = verifier.update(update, &subject)?;
+        let name = update.name.as_deref().unwrap_or_default();
+        if refuses(&outcome.findings) {
+            ui.note(&format!("refused: {}", printable(name)));
+        }
+        ui.findings(&outcome.findings);
+        findings.extend(outcome.findings);
+    }
+    if !refuses(&findings) {
+        return Ok(exit::DONE);
+    }
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    findings.iter().for_each(|finding| *counts.entry(finding.code.as_str()).or_default() += 1);
+    let codes: Vec<&str> = counts.into_keys().collect();
+    ui.note(&format!("git cbia: nothing was accepted ({})", codes.join(", ")));
+    Ok(exit::DENIED)
+}

@@ -1,0 +1,220 @@
+//! The rule for single artifacts, for a state that has no run: a merge, a cherry-pick or a revert of admitted work.
+//!
+//! An artifact is covered by an admitted run that produced exactly this blob at this path, under the same policies, by an executor that
+//! the tree accepts, from the same bytes of its own authorities, the same template and the same objectives. Which inputs an artifact
+//! depends on beyond these nobody knows, so every file that the `inputs` patterns match must have been seen, as it is now, by one of the
+//! runs that cover something.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::evidence::Run;
+use super::state::{Derived, Subject, absent, denied};
+use super::{Covered, TreeVerdict, Verifier, VerifyError};
+use crate::document::digest::Digest;
+use crate::document::finding::{Code, Finding, Severity};
+use crate::document::json;
+use crate::document::path::RepoPath;
+use crate::gate::paths::EXECUTOR_CONFIG_PATH;
+use crate::pipeline::inputs::Inputs;
+use crate::store::Oid;
+
+/// Why a run that produced a blob does not cover it any more.
+struct Stale {
+    code: Code,
+    /// What differs.
+    what: String,
+}
+
+impl Verifier<'_> {
+    /// Covers the files one by one.
+    pub(super) fn cover(
+        &mut self,
+        subject: &Subject<'_>,
+        refused: Vec<Finding>,
+        findings: &mut Vec<Finding>,
+        verdict: &mut TreeVerdict,
+    ) -> Result<(), VerifyError> {
+        let runs = self.evidence.all(self.means.limits.searched)?;
+        let mut covering: BTreeMap<Oid, Run> = BTreeMap::new();
+        let (mut unknown, mut wrong) = (0, Vec::new());
+        for (path, id) in subject.files {
+            if !subject.paths.declared().contains(path) {
+                wrong.push(subject.undeclared(path));
+                continue;
+            }
+            match self.find(subject, path, *id, &runs, &covering)? {
+                Found::Covered(run) => {
+                    verdict.covered.push(Covered { path: path.clone(), run: run.tip, own: false });
+                    covering.insert(run.tip, run);
+                }
+                Found::Stale(run, stale) => wrong.push(told(path, &run, stale)),
+                Found::Unknown => {
+                    unknown += 1;
+                    let message = format!("no admitted run that is known here produced {path}");
+                    let hint =
+                        "git cbia run, then commit what it writes; if another clone ran it, git cbia push there uploads the run";
+                    wrong.push(Finding::error(Code::GenUnadmitted, message).at(path).hint(hint));
+                }
+            }
+        }
+        let mut pruned = BTreeSet::new();
+        let mut seen: BTreeSet<(RepoPath, Digest)> = BTreeSet::new();
+        let mut executor = None;
+        for run in covering.values() {
+            if let Ok(derived) = &*self.derive(run)? {
+                pruned.extend(derived.held.pruned.iter().cloned());
+                seen.extend(derived.inputs.files.iter().map(|(path, file)| (path.clone(), file.sha256)));
+                executor.get_or_insert_with(|| derived.inputs.executor.clone());
+            }
+        }
+        wrong.extend(subject.missing().filter(|path| !pruned.contains(*path)).map(absent));
+        if !covering.is_empty() {
+            wrong.extend(unseen(subject.inputs, &seen));
+        }
+        // A state that the gates refuse is refused, whoever produced its files.
+        let gates = self.gates_of(subject.tree, executor.unwrap_or_else(|| subject.executor()))?;
+        let state_key = subject.inputs.state_key();
+        if gates.admission.is_none() {
+            wrong.insert(0, denied(&gates.findings));
+        } else if unknown > 0 && refused.is_empty() {
+            let message = format!("no run of the state {} is known here", state_key.short());
+            let finding = Finding::error(Code::EvidenceMissing, message).at(format!("refs/cbia/runs/{state_key}"));
+            wrong.insert(
+                0,
+                finding.hint("git cbia run makes it; if it was made elsewhere, git cbia push there, or git cbia fetch here"),
+            );
+        }
+        let stands = wrong.is_empty();
+        // Runs of this state that do not hold are what is wrong, unless nothing is.
+        let severity = if stands { Severity::Warning } else { Severity::Error };
+        findings.extend(refused.into_iter().map(|finding| Finding { severity, ..finding }));
+        findings.extend(wrong);
+        verdict.rests_on.extend(covering.into_values());
+        Ok(())
+    }
+
+    /// What a run that is known made of this file, if it is out of date now.
+    pub(super) fn stale(&mut self, subject: &Subject<'_>, path: &RepoPath, id: Oid) -> Result<Option<Finding>, VerifyError> {
+        let runs = self.evidence.all(self.means.limits.searched)?;
+        Ok(match self.find(subject, path, id, &runs, &BTreeMap::new())? {
+            Found::Stale(run, stale) => Some(told(path, &run, stale)),
+            Found::Covered(_) | Found::Unknown => None,
+        })
+    }
+
+    /// The run that covers a file: one that covers another file already, if there is one.
+    fn find(
+        &mut self,
+        subject: &Subject<'_>,
+        path: &RepoPath,
+        id: Oid,
+        runs: &[Run],
+        covering: &BTreeMap<Oid, Run>,
+    ) -> Result<Found, VerifyError> {
+        let mut stale = None;
+        for run in covering.values().chain(runs) {
+            // Cheap, and believed only of a run that was derived again.
+            let made = self.store.tree_of(&run.tip).ok().and_then(|tree| self.store.lookup(&tree, path).ok().flatten());
+            if made != Some(id) {
+                continue;
+            }
+            let derived = self.derive(run)?;
+            let Ok(derived) = &*derived else { continue };
+            if derived.held.artifacts.get(path) != Some(&id) {
+                continue;
+            }
+            match why_stale(subject, path, derived) {
+                None => return Ok(Found::Covered(run.clone())),
+                Some(why) => stale = stale.or(Some((run.clone(), why))),
+            }
+        }
+        Ok(stale.map_or(Found::Unknown, |(run, why)| Found::Stale(run, why)))
+    }
+}
+
+/// What the runs that are known have to say about a file.
+enum Found {
+    Covered(Run),
+    Stale(Run, Stale),
+    Unknown,
+}
+
+fn told(path: &RepoPath, run: &Run, stale: Stale) -> Finding {
+    let message = format!("{path} was produced by the run {}, and {}", run.tip.to_hex_with_len(12), stale.what);
+    Finding::error(stale.code, message).at(path).hint("git cbia run, and commit what it writes")
+}
+
+/// In what a run that produced a file differs from what the tree says of that file now.
+fn why_stale(subject: &Subject<'_>, path: &RepoPath, derived: &Derived) -> Option<Stale> {
+    let (now, then) = (subject.inputs, &derived.inputs);
+    let stale = |code, what: String| Some(Stale { code, what });
+    let (Some(a), Some(b)) = (Basis::of(now, path), Basis::of(then, path)) else {
+        return stale(Code::GenStaleInput, "one of the two states does not declare it".to_owned());
+    };
+    for (id, sha256) in &a.authorities {
+        if b.authorities.get(id) != Some(sha256) {
+            return stale(Code::GenStaleAuthority, format!("its authority {id} has other bytes now"));
+        }
+    }
+    if a.authorities != b.authorities {
+        return stale(Code::GenStaleAuthority, "it draws from other authorities now".to_owned());
+    }
+    if now.policy_bundle_hash() != then.policy_bundle_hash() {
+        return stale(Code::GenStalePolicy, "the policies that admitted it are others now".to_owned());
+    }
+    if !subject.accepts(&then.executor) {
+        return stale(Code::GenStaleExecutor, format!("the executor is another now ({EXECUTOR_CONFIG_PATH})"));
+    }
+    if a.template != b.template {
+        return stale(Code::GenStaleInput, "its template is another now".to_owned());
+    }
+    if a.objectives != b.objectives {
+        return stale(Code::GenStaleInput, "its objectives are others now".to_owned());
+    }
+    None
+}
+
+/// What an artifact is known to rest on.
+struct Basis {
+    /// SHA-256 by authority.
+    authorities: BTreeMap<String, Option<Digest>>,
+    template: Option<(RepoPath, Option<Digest>)>,
+    /// The objectives as they stand, canonical.
+    objectives: Vec<Vec<u8>>,
+}
+
+impl Basis {
+    fn of(inputs: &Inputs, path: &RepoPath) -> Option<Self> {
+        let pipeline = inputs.pipeline.as_ref().ok()?;
+        let artifact = pipeline.document.r#gen.artifacts.iter().find(|artifact| artifact.path == *path)?;
+        let hash = |path: &RepoPath| inputs.files.get(path).map(|file| file.sha256);
+        let (objectives, ledger) = (inputs.objectives.as_ref().ok()?, inputs.ledger.as_ref().ok()?);
+        let values = objectives.value.as_array().map(Vec::as_slice).unwrap_or_default();
+        let mut basis = Self {
+            authorities: BTreeMap::new(),
+            template: artifact.template.as_ref().map(|template| (template.clone(), hash(template))),
+            objectives: Vec::new(),
+        };
+        for id in &artifact.objectives {
+            let position = objectives.document.iter().position(|objective| objective.id == *id)?;
+            basis.objectives.push(json::canonical(values.get(position)?));
+            let authority = &objectives.document.get(position)?.source.authority_id;
+            let entry = ledger.document.authority_set.iter().find(|entry| entry.authority_id == *authority)?;
+            basis.authorities.insert(authority.clone(), entry.file().as_ref().and_then(hash));
+        }
+        Some(basis)
+    }
+}
+
+/// The inputs that no covering run has seen as they are.
+fn unseen(inputs: &Inputs, seen: &BTreeSet<(RepoPath, Digest)>) -> Vec<Finding> {
+    let Ok(pipeline) = &inputs.pipeline else { return Vec::new() };
+    let Ok(globs) = crate::document::glob::Globs::new(&pipeline.document.inputs) else { return Vec::new() };
+    let changed =
+        inputs.files.iter().filter(|(path, file)| globs.matches(path) && !seen.contains(&((*path).clone(), file.sha256)));
+    let finding = |path: &RepoPath| {
+        let message = format!("{path} is an input of generation, and no run that is known has seen it as it is");
+        Finding::error(Code::GenStaleInput, message).at(path).hint("git cbia run, and commit what it writes")
+    };
+    changed.map(|(path, _)| finding(path)).collect()
+}

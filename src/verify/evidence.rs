@@ -1,0 +1,126 @@
+//! The runs that are known: those of this repository, those that were fetched, and those that come with the same push.
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+
+use super::VerifyError;
+use crate::document::digest::Digest;
+use crate::store::{Oid, Store};
+
+const RUNS: &str = "refs/cbia/runs/";
+const REMOTES: &str = "refs/cbia/remotes/";
+
+/// A stored run, believed only after it was derived again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Run {
+    /// The ref: of this repository, of a remote, or of the push.
+    pub name: String,
+    /// The key of the state that its name claims.
+    pub state_key: Digest,
+    /// The key of the executor that its name claims.
+    pub executor_key: Digest,
+    /// Its last phase commit.
+    pub tip: Oid,
+}
+
+impl Run {
+    /// The run that a ref's name claims to be; `None` if it does not look like one.
+    pub fn named(name: &str, tip: Oid) -> Option<Self> {
+        let mut parts = name.rsplit('/');
+        let (executor_key, state_key) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        (parts.next() == Some("runs")).then(|| Self { name: name.to_owned(), state_key, executor_key, tip })
+    }
+
+    /// The name it has where it is at home: `refs/cbia/runs/…`, whatever it was fetched into.
+    pub fn home(&self) -> String {
+        format!("{RUNS}{}/{}", self.state_key, self.executor_key)
+    }
+}
+
+/// What is known.
+pub struct Evidence<'a> {
+    store: &'a Store,
+    pushed: BTreeMap<Digest, Vec<Run>>,
+    remotes: OnceCell<BTreeMap<Digest, Vec<Run>>>,
+}
+
+impl<'a> Evidence<'a> {
+    /// What `store` has.
+    pub fn of(store: &'a Store) -> Self {
+        Self::with_pushed(store, std::iter::empty())
+    }
+
+    /// What `store` has, and the refs of a push, which are no refs yet.
+    pub fn with_pushed<'r>(store: &'a Store, refs: impl IntoIterator<Item = (&'r str, Oid)>) -> Self {
+        let mut pushed: BTreeMap<Digest, Vec<Run>> = BTreeMap::new();
+        for (name, tip) in refs {
+            if let Some(run) = Run::named(name, tip).filter(|run| name == run.home()) {
+                pushed.entry(run.state_key).or_default().push(run);
+            }
+        }
+        Self { store, pushed, remotes: OnceCell::new() }
+    }
+
+    /// The runs that claim to be of this state, each tip once.
+    pub fn of_state(&self, state_key: &Digest) -> Result<Vec<Run>, VerifyError> {
+        let mut found = self.pushed.get(state_key).cloned().unwrap_or_default();
+        let own = self.store.refs_under(&format!("{RUNS}{state_key}/"))?;
+        found.extend(own.into_iter().filter_map(|(name, tip)| Run::named(name.as_str(), tip)));
+        found.extend(self.remotes()?.get(state_key).cloned().unwrap_or_default());
+        Ok(each_once(found))
+    }
+
+    /// Every run, those of the push first, at most `limit`.
+    pub fn all(&self, limit: usize) -> Result<Vec<Run>, VerifyError> {
+        let mut found: Vec<Run> = self.pushed.values().flatten().cloned().collect();
+        let own = self.store.refs_under(RUNS)?;
+        found.extend(own.into_iter().filter_map(|(name, tip)| Run::named(name.as_str(), tip)));
+        found.extend(self.remotes()?.values().flatten().cloned());
+        let mut found = each_once(found);
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    fn remotes(&self) -> Result<&BTreeMap<Digest, Vec<Run>>, VerifyError> {
+        if let Some(remotes) = self.remotes.get() {
+            return Ok(remotes);
+        }
+        let mut found: BTreeMap<Digest, Vec<Run>> = BTreeMap::new();
+        for (name, tip) in self.store.refs_under(REMOTES)? {
+            if let Some(run) = Run::named(name.as_str(), tip) {
+                found.entry(run.state_key).or_default().push(run);
+            }
+        }
+        Ok(self.remotes.get_or_init(|| found))
+    }
+}
+
+fn each_once(runs: Vec<Run>) -> Vec<Run> {
+    let mut kept: Vec<Run> = Vec::with_capacity(runs.len());
+    let mut seen = std::collections::HashSet::new();
+    kept.extend(runs.into_iter().filter(|run| seen.insert((run.tip, run.state_key, run.executor_key))));
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_name_of_two_keys_below_runs_is_a_run() {
+        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+        let tip = Oid::null(gix::hash::Kind::Sha1);
+        for (name, wanted) in [
+            (format!("refs/cbia/runs/{a}/{b}"), true),
+            (format!("refs/cbia/remotes/origin/runs/{a}/{b}"), true),
+            (format!("refs/cbia/runs/{a}"), false),
+            (format!("refs/cbia/attestations/{a}/{b}"), false),
+            (format!("refs/cbia/runs/{a}/{b}/c"), false),
+            (format!("refs/cbia/runs/{}/{b}", &a.to_string()[..63]), false),
+        ] {
+            let run = Run::named(&name, tip);
+            assert_eq!(run.is_some(), wanted, "{name}");
+            assert!(run.is_none_or(|run| run.home() == format!("refs/cbia/runs/{a}/{b}")));
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Which paths are generated: by the declaration of a commit, and by that of the commit before it, so that a push cannot take its own
+//! files out of sight.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::unreadable;
+use crate::document::authority_ledger::AuthorityLedger;
+use crate::document::finding::{Code, Finding};
+use crate::document::glob::Globs;
+use crate::document::path::{RepoPath, printable};
+use crate::document::pipeline::Pipeline;
+use crate::document::schema::{Kind, Sealed, load};
+use crate::gate::authority::LEDGER_PATH;
+use crate::gate::paths::{EXECUTOR_CONFIG_PATH, PIPELINE_PATH, is_always_read};
+use crate::store::compare::{Interest, Thing};
+use crate::store::tree::TreeLimits;
+use crate::store::{Oid, Store};
+
+/// The largest document that is read from a commit, in bytes.
+const MAX_DOCUMENT: u64 = 64 << 20;
+
+/// A document of a tree: absent, readable, or why not.
+pub fn document<T: serde::de::DeserializeOwned>(
+    store: &Store,
+    tree: Oid,
+    kind: Kind,
+    at: &str,
+) -> Result<Option<Sealed<T>>, Vec<Finding>> {
+    let refuse = |error: &dyn std::error::Error| vec![unreadable(&format!("{at} cannot be read"), error).at(at)];
+    let thing = store.thing_at(tree, at).map_err(|error| refuse(&error))?;
+    let id = match thing {
+        None => return Ok(None),
+        Some(Thing::File(id) | Thing::Executable(id)) => id,
+        Some(other) => {
+            let message = format!("{at} is {}: it must be a regular file", other.name());
+            return Err(vec![Finding::error(Code::InputNotRegular, message).at(at).hint("put the file itself there")]);
+        }
+    };
+    let bytes = store.read_blob(&id, MAX_DOCUMENT).map_err(|error| refuse(&error))?;
+    let path: RepoPath = at.parse().map_err(|error: crate::document::path::PathError| refuse(&error))?;
+    load::<T>(kind, &path, &bytes).map(Some)
+}
+
+/// The pipeline that a tree declares.
+pub fn pipeline(store: &Store, tree: Oid) -> Result<Option<Sealed<Pipeline>>, Vec<Finding>> {
+    document(store, tree, Kind::Pipeline, PIPELINE_PATH)
+}
+
+/// The blob that holds a tree's declaration, whatever it says.
+pub fn pipeline_blob(store: &Store, tree: Oid) -> Option<Oid> {
+    store.thing_at(tree, PIPELINE_PATH).ok().flatten().map(Thing::id)
+}
+
+/// Where files are generated.
+pub struct GenPaths {
+    /// By the commit's own declaration.
+    own: Globs,
+    declared: BTreeSet<RepoPath>,
+    /// By the declaration before it.
+    before: Globs,
+    declared_before: BTreeSet<RepoPath>,
+    /// The artifacts as a file system that ignores case names them.
+    folded: BTreeSet<String>,
+    /// The folders and files that all of it lies at or below, in lower case.
+    roots: Vec<Vec<u8>>,
+}
+
+impl GenPaths {
+    /// The paths of a declaration and of the one before it.
+    pub fn new(own: Option<&Pipeline>, before: Option<&Pipeline>) -> Result<Self, Vec<Finding>> {
+        let globs = |pipeline: Option<&Pipeline>| {
+            let patterns = pipeline.map(|p| p.r#gen.generated.as_slice()).unwrap_or_default();
+            Globs::new(patterns).map_err(|error| {
+                let finding = Finding::error(Code::PatternInvalid, error.to_string()).at(PIPELINE_PATH);
+                vec![finding.hint("mend the pattern in gen.generated")]
+            })
+        };
+        let paths = |pipeline: Option<&Pipeline>| -> BTreeSet<RepoPath> {
+            pipeline.iter().flat_map(|p| &p.r#gen.artifacts).map(|artifact| artifact.path.clone()).collect()
+        };
+        let (own_globs, before_globs) = (globs(own)?, globs(before)?);
+        let (declared, declared_before) = (paths(own), paths(before));
+        let prefixes = own_globs.prefixes().into_iter().chain(before_globs.prefixes());
+        let exact = declared.iter().chain(&declared_before).map(|path| path.as_str().to_owned());
+        let mut roots: Vec<Vec<u8>> = prefixes.chain(exact).map(|root| root.to_lowercase().into_bytes()).collect();
+        roots.sort();
+        // A root below another one adds nothing; sorted, the one above comes first.
+        let mut kept: Vec<Vec<u8>> = Vec::new();
+        for root in roots {
+            if !kept.iter().rev().take(1).any(|above| is_at_or_below(&root, above)) {
+                kept.push(root);
+            }
+        }
+        let folded = declared.iter().map(RepoPath::fold_key).collect();
+        Ok(Self { own: own_globs, declared, before: before_globs, declared_before, folded, roots: kept })
+    }
+
+    /// The artifacts that the commit itself declares.
+    pub fn declared(&self) -> &BTreeSet<RepoPath> {
+        &self.declared
+    }
+
+    /// Whether the commit's own declaration says that a file here is generated.
+    pub fn is_own(&self, path: &RepoPath) -> bool {
+        self.declared.contains(path) || self.own.matches(path)
+    }
+
+    /// Everything that lies at generated paths of a tree, and what must not lie there whatever it holds.
+    pub fn things(&self, store: &Store, tree: Oid) -> Result<(BTreeMap<RepoPath, Oid>, Vec<Finding>), Finding> {
+        let found = store.compare(None, Some(tree), self, TreeLimits::default());
+        let found = found.map_err(|error| unreadable("the commit's tree cannot be read", &error))?;
+        let (mut files, mut findings) = (BTreeMap::new(), Vec::new());
+        for difference in found {
+            let shown = printable(&String::from_utf8_lossy(&difference.path));
+            match (RepoPath::from_bytes(&difference.path), difference.new) {
+                (_, None) => {}
+                (Ok(path), Some(_)) if !self.is_exact(difference.path.as_slice(), &path) => findings.push(
+                    Finding::error(
+                        Code::PathCollision,
+                        format!("{path} and an artifact are one file on a case-insensitive file system"),
+                    )
+                    .at(&path)
+                    .hint("rename it: a checkout there would write the one over the other"),
+                ),
+                (Ok(path), Some(Thing::File(id))) => drop(files.insert(path, id)),
+                (Ok(path), Some(other)) => findings.push(
+                    Finding::error(Code::GenNotRegular, format!("{path} is {}", other.name()))
+                        .at(&path)
+                        .expected("a regular file that is not executable", other.name())
+                        .hint(format!("git rm --cached '{path}', then git cbia run --force, and commit what it writes")),
+                ),
+                (Err(error), Some(_)) => {
+                    let finding = Finding::error(Code::GenNotRegular, error.to_string()).at(shown);
+                    findings.push(finding.hint("remove the file from the commit"));
+                }
+            }
+        }
+        Ok((files, findings))
+    }
+}
+
+impl GenPaths {
+    /// Whether a file is at a generated path by its very name, and not by one that only some file systems take for it.
+    fn is_exact(&self, bytes: &[u8], path: &RepoPath) -> bool {
+        let declared = self.declared.contains(path) || self.declared_before.contains(path);
+        declared || self.own.matches_bytes(bytes) || self.before.matches_bytes(bytes)
+    }
+}
+
+impl Interest for GenPaths {
+    fn may_hold(&self, folder: &[u8]) -> bool {
+        let folder = String::from_utf8_lossy(folder).to_lowercase().into_bytes();
+        self.roots.iter().any(|root| is_at_or_below(root, &folder) || is_at_or_below(&folder, root))
+    }
+
+    fn holds(&self, path: &[u8]) -> bool {
+        if self.own.matches_bytes(path) || self.before.matches_bytes(path) {
+            return true;
+        }
+        let Some(path) = std::str::from_utf8(path).ok().and_then(|text| text.parse::<RepoPath>().ok()) else { return false };
+        self.is_exact(path.as_str().as_bytes(), &path) || self.folded.contains(&path.fold_key())
+    }
+}
+
+/// Everything that decides what a tree's generated files should be, and these files themselves: where nothing of it differs between two
+/// trees, one is in order if the other is.
+pub struct Deciding<'a> {
+    gen_paths: &'a GenPaths,
+    inputs: Globs,
+    exact: BTreeSet<String>,
+}
+
+impl<'a> Deciding<'a> {
+    /// For a tree with this declaration.
+    pub fn new(store: &Store, tree: Oid, own: Option<&Pipeline>, gen_paths: &'a GenPaths) -> Result<Self, Vec<Finding>> {
+        let patterns = own.map(|p| p.inputs.as_slice()).unwrap_or_default();
+        let inputs = Globs::new(patterns).map_err(|error| {
+            vec![Finding::error(Code::PatternInvalid, error.to_string()).at(PIPELINE_PATH).hint("mend the pattern in inputs")]
+        })?;
+        let ledger = document::<AuthorityLedger>(store, tree, Kind::AuthorityLedger, LEDGER_PATH)?;
+        let authorities = ledger.iter().flat_map(|l| &l.document.authority_set).filter_map(|authority| authority.file());
+        let templates = own.iter().flat_map(|p| &p.r#gen.artifacts).filter_map(|artifact| artifact.template.clone());
+        let exact = authorities.chain(templates).map(|path| path.as_str().to_owned()).collect();
+        Ok(Self { gen_paths, inputs, exact })
+    }
+}
+
+impl Interest for Deciding<'_> {
+    fn may_hold(&self, _folder: &[u8]) -> bool {
+        true
+    }
+
+    fn holds(&self, path: &[u8]) -> bool {
+        let Ok(text) = std::str::from_utf8(path) else { return self.gen_paths.holds(path) };
+        let control = ["control/", "policy/", "schemas/"].iter().any(|folder| text.starts_with(folder));
+        let read = text.parse::<RepoPath>().map_or(control, |path| is_always_read(&path));
+        read
+            || text == EXECUTOR_CONFIG_PATH
+            // One of these folders may itself be a file or a link.
+            || ["control", "policy", "schemas", "assurance"].contains(&text)
+            || self.exact.contains(text)
+            || self.inputs.matches_bytes(path)
+            || self.gen_paths.holds(path)
+    }
+}
+
+/// Whether `path` is `folder` or lies below it; everything lies below the empty path.
+fn is_at_or_below(path: &[u8], folder: &[u8]) -> bool {
+    folder.is_empty() || path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::pipeline::{Artifact, Gen};
+
+    fn declaring(generated: &[&str], artifacts: &[&str]) -> Pipeline {
+        let artifact = |path: &&str| Artifact { path: path.parse().unwrap(), objectives: vec!["O-1".into()], template: None };
+        Pipeline {
+            r#gen: Gen {
+                generated: generated.iter().map(|g| (*g).to_owned()).collect(),
+                artifacts: artifacts.iter().map(artifact).collect(),
+                ..Gen::default()
+            },
+            ..Pipeline::default()
+        }
+    }
+
+    #[test]
+    fn paths_of_both_declarations_count() {
+        let (own, before) = (declaring(&["out/**"], &["out/a"]), declaring(&["gen/*.md"], &["extra/x"]));
+        let paths = GenPaths::new(Some(&own), Some(&before)).unwrap();
+        for (path, holds, is_own) in [
+            ("out/a", true, true),
+            ("out/b/c", true, true),
+            ("gen/a.md", true, false),
+            ("gen/a.txt", false, false),
+            ("extra/x", true, false),
+            ("extra/y", false, false),
+            ("outer", false, false),
+            // Another name for an artifact, where case does not count.
+            ("Out/A", true, false),
+            ("Out/other", false, false),
+        ] {
+            assert_eq!((paths.holds(path.as_bytes()), paths.is_own(&path.parse().unwrap())), (holds, is_own), "{path}");
+        }
+        for (folder, may) in
+            [("out", true), ("out/b", true), ("gen", true), ("extra", true), ("OUT", true), ("docs", false), ("outer", false)]
+        {
+            assert_eq!(paths.may_hold(folder.as_bytes()), may, "{folder}");
+        }
+        // A name that is no valid path is not overlooked.
+        assert!(paths.holds(b"out/\xff") && !paths.holds(b"doc/\xff"));
+    }
+}
