@@ -167,3 +167,18 @@ fn two_machines_get_the_same_bytes_from_every_phase() {
     assert!(mine.2 == yours.2, "the packages differ");
     assert_eq!(mine.3, yours.3);
 }
+
+/// What `init` writes can be promoted at once: the first thing that a newcomer tries.
+#[test]
+fn what_init_writes_is_promoted_at_once() {
+    let repo = Repo::started();
+    let told = repo.cbia(["run", "--promote"]).ok().stdout;
+    assert!(told.contains("\npromoted 4 files onto main as "), "{told}");
+    let committed = repo.git(["ls-tree", "-r", "--name-only", "HEAD"]);
+    let expected = ["artifacts/checklist.md", "artifacts/rules.json", "dist/bundle/checklist.md", "dist/bundle/rules.json"];
+    assert_eq!(committed.lines().collect::<Vec<_>>(), expected);
+    assert_eq!(repo.cbia(["verify"]).ok().stderr, "");
+    let told = repo.cbia(["run", "--promote"]).ok().stdout;
+    assert!(told.ends_with("\nalready promoted: main has all 4 files\n"), "{told}");
+    repo.fsck();
+}
