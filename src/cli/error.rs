@@ -5,6 +5,7 @@ use crate::pipeline::PipelineError;
 use crate::store::StoreError;
 use crate::store::open::{OpenError, RevisionError};
 use crate::store::promote::PromoteError;
+use crate::store::share::ShareError;
 
 /// Exit codes, a documented part of the interface.
 pub mod exit {
@@ -98,6 +99,30 @@ impl From<StoreError> for CommandError {
                 Some("fetch the ledger from a clone that has it, or look for it with git fsck --lost-found"),
             ),
             _ => Self::failed(exit::UNREADABLE, &error, None),
+        }
+    }
+}
+
+impl From<ShareError> for CommandError {
+    fn from(error: ShareError) -> Self {
+        match error {
+            ShareError::Store(error) => error.into(),
+            ShareError::Setting { key, .. } => {
+                let finding = Finding::error(Code::SettingInvalid, spelled(&error)).at(key);
+                Self::found(finding.hint("git config --show-origin --get-all says where it is set"))
+            }
+            ShareError::NoRemote { .. } => Self::failed(exit::USAGE, &error, None),
+            ShareError::Transport { .. } => {
+                let hint = "nothing that is here was changed; git ls-remote shows whether git itself reaches it";
+                Self::found(Finding::error(Code::RemoteUnreachable, spelled(&error)).hint(hint))
+            }
+            ShareError::Rejected { .. } => {
+                let hint = "what was taken before is there; run the command again";
+                Self::all(exit::MOVED, vec![Finding::error(Code::RemoteUnreachable, spelled(&error)).hint(hint)])
+            }
+            ShareError::NothingSeen { .. } => {
+                Self::failed(exit::UNREADABLE, &error, Some("git cbia fetch remembers what it sees"))
+            }
         }
     }
 }

@@ -6,16 +6,20 @@ use super::ui::Ui;
 use crate::document::json::to_value;
 use crate::document::path::printable;
 
-/// Show what happened, newest first.
+/// Show what happened, newest first: in this clone, and in those whose ledgers were fetched.
 #[derive(clap::Args)]
 pub struct Args {
     /// Show at most this many records.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
     max_count: usize,
+    /// Show the records of this clone's own ledger only.
+    #[arg(long)]
+    local: bool,
 }
 
 pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, CommandError> {
-    let records = context.store.ledger(args.max_count)?;
+    let store = context.store;
+    let records = if args.local { store.ledger(args.max_count)? } else { store.history(args.max_count)? };
     if records.is_empty() {
         ui.note("nothing has happened yet: git cbia run");
     }

@@ -7,15 +7,18 @@ mod doctor;
 mod environment;
 mod error;
 mod export;
+mod fetch;
 mod format;
 mod hook;
 mod hooks;
 mod init;
+mod ledger;
 mod log;
 mod policy;
 mod pre_push;
 mod pre_receive;
 mod promote;
+mod push;
 mod run;
 mod show;
 mod status;
@@ -64,6 +67,9 @@ enum Command {
     Hooks(hooks::Args),
     Attest(attest::Args),
     Doctor(doctor::Args),
+    Push(push::Args),
+    Fetch(fetch::Args),
+    Ledger(ledger::Args),
 }
 
 impl Command {
@@ -84,6 +90,9 @@ impl Command {
             Command::Hooks(_) => "hooks",
             Command::Attest(_) => "attest",
             Command::Doctor(_) => "doctor",
+            Command::Push(_) => "push",
+            Command::Fetch(_) => "fetch",
+            Command::Ledger(_) => "ledger",
         }
     }
 }
@@ -147,6 +156,9 @@ fn execute(environment: &Environment, command: Command, ui: &mut Ui) -> Result<u
         Command::Hooks(args) => hooks::run(&context, &args, ui),
         Command::Attest(args) => attest::run(&context, &args, ui),
         Command::Doctor(args) => doctor::run(&context, &args, ui),
+        Command::Push(args) => push::run(&context, &args, ui),
+        Command::Fetch(args) => fetch::run(&context, &args, ui),
+        Command::Ledger(args) => ledger::run(&context, &args, ui),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::document::promotion::PromoteMode;
 use crate::document::record::PhaseStatus;
 use crate::pipeline::inputs::From;
 use crate::pipeline::run::{Ended, Mode, Options, Report, run as run_pipeline};
+use crate::store::share::Sharing;
 
 /// Lock, admit and generate, or replay what is known.
 ///
@@ -34,6 +35,9 @@ pub struct Args {
     /// Promote what the run made as a commit on the current branch, as git cbia promote does.
     #[arg(long, conflicts_with_all = ["dry_run", "commit", "format"])]
     promote: bool,
+    /// Do not ask the remotes of cbia.remote, and push nothing.
+    #[arg(long)]
+    offline: bool,
 }
 
 /// How many artifacts are listed; `--json` gives all of them.
@@ -41,8 +45,10 @@ const MAX_LISTED: usize = 20;
 
 pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, CommandError> {
     let mode = if args.dry_run { Mode::DryRun } else { Mode::Run };
-    let mut report = pipeline(context, args.commit.as_deref(), mode, args.force, args.repeat)?;
+    let sharing = if args.offline || args.dry_run { None } else { Some(context.store.sharing()?) };
+    let mut report = pipeline(context, args.commit.as_deref(), mode, args.force, args.repeat, sharing.as_ref())?;
     if let Some(format) = args.format {
+        report.document.findings.extend(super::push::after_run(context, sharing.as_ref()));
         ui.line(&format.render(&report.document.findings, report.document.artifacts.len()));
         return Ok(code(report.ended));
     }
@@ -61,6 +67,10 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
     if args.promote && report.ended == Ended::Done {
         exit = promote(context, &mut report.document, ui);
     }
+    // Last, so that the record of a promotion goes too.
+    let pushed = super::push::after_run(context, sharing.as_ref());
+    ui.findings(&pushed);
+    report.document.findings.extend(pushed);
     ui.document(&report.document);
     Ok(exit)
 }
@@ -115,6 +125,7 @@ pub fn pipeline(
     mode: Mode,
     force: bool,
     repeat: u32,
+    elsewhere: Option<&Sharing>,
 ) -> Result<Report, CommandError> {
     let from = match commit {
         Some(rev) => From::Tree(context.store.tree_of(&context.store.resolve(rev)?)?),
@@ -127,7 +138,8 @@ pub fn pipeline(
     let cage = context.environment.cage();
     let executor = context.environment.executor()?;
     let host = context.environment.host();
-    Ok(run_pipeline(context.store, &Options { from, executor, mode, force, cage: &cage, host: &host, repeat })?)
+    let options = Options { from, executor, mode, force, cage: &cage, host: &host, repeat, elsewhere };
+    Ok(run_pipeline(context.store, &options)?)
 }
 
 /// The exit code of a pipeline's end.

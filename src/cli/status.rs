@@ -17,7 +17,7 @@ pub struct Args {
 }
 
 pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, CommandError> {
-    let report = pipeline(context, args.commit.as_deref(), Mode::Status, false, 1)?;
+    let report = pipeline(context, args.commit.as_deref(), Mode::Status, false, 1, None)?;
     ui.findings(&report.document.findings);
     ui.line(match report.document.outcome {
         Outcome::WouldReplay => "a run would replay what is known",

@@ -16,6 +16,7 @@ use crate::phase::{Judge, repair};
 use crate::policy::Cage;
 use crate::store::Store;
 use crate::store::materialise::Materialised;
+use crate::store::share::{Sharing, Wanted};
 
 /// How far a command goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,6 +45,8 @@ pub struct Options<'a> {
     pub host: &'a Host<'a>,
     /// How many times GEN is executed, to see whether it does the same each time; once if at all where this is 1.
     pub repeat: u32,
+    /// Where else is asked on a miss.
+    pub elsewhere: Option<&'a Sharing>,
 }
 
 /// How a command ended.
@@ -157,7 +160,7 @@ pub fn run(store: &Store, options: &Options<'_>) -> Result<Report, PipelineError
     let guard = store.lock(&format!("gen-{}", key.digest()), None)?;
     let contents = inputs.manifest_contents(store)?;
     let sources = repair::Sources { contents: &contents, bundle: documents.bundle, host: Some(options.host) };
-    if let Some(work) = known(&admitted, &mut settle, &mut judge)? {
+    if let Some(work) = known_or_fetched(&admitted, &mut settle, &mut judge, options)? {
         let report = settle.admitted(&admitted, work, &mut Go { judge: &mut judge, sources: Some(&sources) })?;
         judge.remember()?;
         match report {
@@ -209,6 +212,22 @@ fn repeat(
         }
     }
     Ok(Ok(Some(first)))
+}
+
+/// As [`known`]; on a miss the remotes are asked, by the one process that holds the key's lock. What they have is then held against this state
+/// as anything else that is stored. Where GEN was executed several times, its result is at hand.
+fn known_or_fetched(
+    admitted: &Admitted<'_>,
+    settle: &mut Settle<'_>,
+    judge: &mut dyn Judge,
+    options: &Options<'_>,
+) -> Result<Option<Work>, PipelineError> {
+    let found = known(admitted, settle, judge)?;
+    let (None, Some(sharing), 1) = (&found, options.elsewhere, options.repeat) else { return Ok(found) };
+    let keys = [admitted.key.digest()];
+    let wanted = Wanted { run: Some((admitted.state_key, admitted.executor_key)), keys: &keys };
+    settle.findings.extend(admitted.store.look_up(sharing, &wanted));
+    known(admitted, settle, judge)
 }
 
 /// What is known of this state: its run, or at least GEN's output. Whatever cannot be believed is told, put aside, and not used.

@@ -71,7 +71,8 @@ impl Store {
         }
     }
 
-    fn check_entry(&self, key: &Digest, name: &RefName, commit: Oid) -> Result<CacheEntry, Finding> {
+    /// The entry at `commit` if it is one of `key`, otherwise why it is refused. `name` is where it is told to be.
+    pub(in crate::store) fn check_entry(&self, key: &Digest, name: &RefName, commit: Oid) -> Result<CacheEntry, Finding> {
         let refuse = |why: String| {
             let finding = Finding::error(Code::CacheEntryInvalid, format!("the cache entry {} is refused: {why}", key.short()));
             finding.at(name).hint(format!("it is not used; git cbia cache rm {} removes it", key.short()))

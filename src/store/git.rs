@@ -48,6 +48,22 @@ pub enum GitError {
         /// The header's key.
         header: String,
     },
+    /// The remote did not answer in time.
+    #[error("git {what} took longer than {} s, and was ended", .wait.as_secs())]
+    TimedOut {
+        /// The subcommand.
+        what: &'static str,
+        /// How long it was waited for.
+        wait: Duration,
+    },
+    /// The remote sent more than is accepted.
+    #[error("git {what} was ended: the remote sent more than {limit} bytes")]
+    TooMuch {
+        /// The subcommand.
+        what: &'static str,
+        /// The most that is accepted, in bytes.
+        limit: u64,
+    },
     /// The repository was opened for reading only.
     #[error("nothing is signed: this repository was opened for reading only")]
     ReadOnly,
@@ -105,8 +121,23 @@ const SETTINGS: [&str; 5] = [
 ];
 
 impl Store {
+    /// A git command on this repository, with nobody there to answer.
+    pub(in crate::store) fn git(&self) -> Command {
+        let mut command = self.git_attended();
+        command.env("GIT_TERMINAL_PROMPT", "0");
+        command
+    }
+
+    /// The same in a process group of its own, so that its helpers can be ended with it. Where a person is there it stays in the terminal's
+    /// group instead, so that Ctrl-C reaches all of them.
+    pub(in crate::store) fn git_alone(&self) -> Command {
+        let mut command = self.git();
+        command.process_group(0);
+        command
+    }
+
     /// A git command on this repository.
-    fn git(&self) -> Command {
+    pub(in crate::store) fn git_attended(&self) -> Command {
         let mut command = self.git_as_configured();
         for setting in SETTINGS {
             command.args(["-c", setting]);
@@ -129,14 +160,12 @@ impl Store {
             .env("GIT_NO_REPLACE_OBJECTS", "1")
             // A partial clone must not go to the network for an object behind our back.
             .env("GIT_NO_LAZY_FETCH", "1")
-            // Nobody is there to answer.
-            .env("GIT_TERMINAL_PROMPT", "0")
             // Reading must not take locks that a user's own git waits for.
             .env("GIT_OPTIONAL_LOCKS", "0");
         command
     }
 
-    fn run_git(&self, what: &'static str, mut command: Command, input: &[u8]) -> Result<Output, GitError> {
+    pub(in crate::store) fn run_git(&self, what: &'static str, mut command: Command, input: &[u8]) -> Result<Output, GitError> {
         let start = |source| GitError::Start { what, source };
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(start)?;

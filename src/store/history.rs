@@ -1,168 +1,176 @@
-//! Which commits are new, and which lie before which.
+//! Several ledgers as one history: this clone's own, and those that were fetched.
+//!
+//! A record's first parent is the record before it. The other parents of a record of the event `merged` are the ledgers that it joined; the
+//! second parent of any other record is a run, and no part of the history.
 
-use super::object::{Kind, ObjectError};
-use super::open::RevisionError;
-use super::{Oid, Store};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
 
-/// The most that is read of a tag, in bytes.
-const MAX_TAG: u64 = 1 << 20;
-/// How many tags may point at one another.
-const MAX_TAGS: usize = 16;
+use super::durable::Durability;
+use super::ledger::{Append, Appended, LedgerRecord};
+use super::object::{Commit, trailers};
+use super::{Oid, Store, StoreError};
+use crate::document::SCHEMA_VERSION;
+use crate::document::record::{Links, Record, RecordEvent};
 
-/// Why a history cannot be followed.
-#[derive(Debug, thiserror::Error)]
-pub enum HistoryError {
-    /// It ends before its beginning.
-    #[error("the history of {tip} is cut off at {at}: the commits before it are not here")]
-    Shallow {
-        /// Where the walk began.
-        tip: Oid,
-        /// Where it ends.
-        at: Oid,
-    },
-    /// It is longer than is looked at.
-    #[error("more than {limit} commits are new below {tip}")]
-    TooLong {
-        /// Where the walk began.
-        tip: Oid,
-        /// The limit.
-        limit: usize,
-    },
-    /// A commit cannot be read.
-    #[error("the history of {tip} cannot be followed")]
-    Unreadable {
-        /// Where the walk began.
-        tip: Oid,
-        /// The reason.
-        source: gix::Error,
-    },
+/// The most records that are walked through.
+const MAX_RECORDS: usize = 1_000_000;
+/// The trailer that names what happened.
+const EVENT: &str = "Cbia-Event";
+
+/// The records that come directly before a ledger commit.
+pub(in crate::store) fn before(commit: &Commit) -> &[Oid] {
+    let merged = || trailers(commit).iter().any(|(key, value)| key == EVENT && value == RecordEvent::Merged.as_str());
+    if commit.parents.len() > 1 && !merged() { &commit.parents[..1] } else { &commit.parents }
+}
+
+/// Seconds since 1970 of a commit's identity line.
+fn seconds(line: &str) -> i64 {
+    let time = line.rsplit("> ").next().unwrap_or_default();
+    time.split(' ').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0)
 }
 
 impl Store {
-    /// The commits that are reachable from `tip` and from none of `known`, newest first. A history that is cut off among them is an
-    /// error, and so are more than `limit`. Grafts are not looked at.
-    pub fn new_commits(&self, tip: Oid, known: &[Oid], limit: usize) -> Result<Vec<Oid>, HistoryError> {
-        let unreadable = |source| HistoryError::Unreadable { tip, source };
-        let known: Vec<Oid> = known.iter().copied().filter(|id| self.contains(id)).collect();
-        let cut = self.repo.shallow_commits().map_err(unreadable)?;
-        let walk = self.repo.rev_walk([tip]).with_hidden(known).use_commit_graph(false).all().map_err(unreadable)?;
-        let mut found = Vec::new();
-        for commit in walk {
-            let id = match commit {
-                Ok(commit) => commit.id,
-                Err(error) if error.is_not_found() => {
-                    return Err(HistoryError::Shallow { tip, at: found.last().copied().unwrap_or(tip) });
+    /// Every ledger commit that `from` leads to, without those that are in `stop` or only reached through them.
+    pub(in crate::store) fn ledger_walk(&self, from: &[Oid], stop: &HashSet<Oid>) -> Result<HashMap<Oid, Commit>, StoreError> {
+        let mut found = HashMap::new();
+        let mut waiting: Vec<Oid> = from.to_vec();
+        while let Some(id) = waiting.pop() {
+            if stop.contains(&id) || found.contains_key(&id) {
+                continue;
+            }
+            if found.len() == MAX_RECORDS {
+                return Err(StoreError::Record { id, what: format!("more than {MAX_RECORDS} records come after it") });
+            }
+            let commit = self.read_commit(&id)?;
+            waiting.extend(before(&commit));
+            found.insert(id, commit);
+        }
+        Ok(found)
+    }
+
+    /// Whether the ledger at `from` holds the ledger commit `to`.
+    pub(in crate::store) fn ledger_holds(&self, from: Oid, to: Oid) -> Result<bool, StoreError> {
+        let (mut seen, mut waiting) = (HashSet::new(), vec![from]);
+        while let Some(id) = waiting.pop() {
+            if id == to {
+                return Ok(true);
+            }
+            if seen.len() < MAX_RECORDS && seen.insert(id) {
+                waiting.extend(before(&self.read_commit(&id)?));
+            }
+        }
+        Ok(false)
+    }
+
+    /// The tips of all ledgers that are known here: this clone's own first, then those that were fetched, in order of name.
+    fn ledger_tips(&self) -> Result<Vec<Oid>, StoreError> {
+        let mut tips: Vec<Oid> = self.ledger_tip()?.into_iter().collect();
+        let fetched: BTreeSet<Oid> = self.seen_ledgers()?.into_iter().map(|(_, tip)| tip).collect();
+        tips.extend(fetched.into_iter().filter(|tip| self.contains(tip)));
+        Ok(tips)
+    }
+
+    /// The records of all ledgers as one, newest first, at most `limit`: by committer time, then by id, and no record before one that
+    /// came after it. The order is the same in every clone that holds the same records.
+    pub fn history(&self, limit: usize) -> Result<Vec<LedgerRecord>, StoreError> {
+        let commits = self.ledger_walk(&self.ledger_tips()?, &HashSet::new())?;
+        let mut children: HashMap<Oid, usize> = commits.keys().map(|id| (*id, 0)).collect();
+        for commit in commits.values() {
+            for parent in before(commit).iter().collect::<BTreeSet<_>>() {
+                children.entry(*parent).and_modify(|count| *count += 1);
+            }
+        }
+        let rank = |id: Oid, commit: &Commit| (seconds(&commit.committer), Reverse(id));
+        let mut ready: BinaryHeap<_> =
+            commits.iter().filter(|(id, _)| children.get(*id) == Some(&0)).map(|(id, commit)| rank(*id, commit)).collect();
+        let mut records = Vec::new();
+        while let Some((_, Reverse(id))) = ready.pop() {
+            if records.len() == limit {
+                break;
+            }
+            let Some(commit) = commits.get(&id) else { continue };
+            for parent in before(commit).iter().collect::<BTreeSet<_>>() {
+                let Some(count) = children.get_mut(parent) else { continue };
+                *count -= 1;
+                if *count == 0
+                    && let Some(commit) = commits.get(parent)
+                {
+                    ready.push(rank(*parent, commit));
                 }
-                Err(error) => return Err(unreadable(error)),
+            }
+            records.extend(self.ledger_record(&id)?);
+        }
+        Ok(records)
+    }
+
+    /// Joins every fetched ledger into this clone's own by one record, which is returned with how many ledgers it joined; nothing where all
+    /// of them are in it already.
+    pub fn join_fetched(&self) -> Result<Option<(Appended, usize)>, StoreError> {
+        let fetched: BTreeSet<Oid> = self.seen_ledgers()?.into_iter().map(|(_, tip)| tip).collect();
+        self.join(&fetched.into_iter().collect::<Vec<_>>())
+    }
+
+    /// Joins the ledgers at `tips` into this clone's own by one record; nothing where it holds all of them.
+    pub(in crate::store) fn join(&self, tips: &[Oid]) -> Result<Option<(Appended, usize)>, StoreError> {
+        let own = self.ledger_tip()?;
+        let mut others = Vec::new();
+        for tip in tips {
+            let held = match own {
+                Some(own) => self.ledger_holds(own, *tip)?,
+                None => false,
             };
-            if cut.as_ref().is_some_and(|cut| cut.iter().any(|at| *at == id)) {
-                return Err(HistoryError::Shallow { tip, at: id });
-            }
-            found.push(id);
-            if found.len() > limit {
-                return Err(HistoryError::TooLong { tip, limit });
+            if !held {
+                others.push(*tip);
             }
         }
-        Ok(found)
-    }
-
-    /// Whether `old` is `new`, or lies before it.
-    pub fn is_ancestor(&self, old: Oid, new: Oid) -> Result<bool, HistoryError> {
-        if old == new {
-            return Ok(true);
-        }
-        match self.repo.merge_bases_many(old, &[new]) {
-            Ok(bases) => Ok(bases.iter().any(|base| base.detach() == old)),
-            Err(source) => Err(HistoryError::Unreadable { tip: new, source }),
-        }
-    }
-
-    /// Where two histories part; `None` where they have nothing in common that is here.
-    pub fn fork(&self, one: Oid, other: Oid) -> Option<Oid> {
-        self.repo.merge_base(one, other).ok().flatten().map(|id| id.detach())
-    }
-
-    /// The commit that an object comes to, through tags; `None` for a tree or a blob.
-    pub fn peel(&self, id: Oid) -> Result<Option<Oid>, ObjectError> {
-        let mut at = id;
-        for _ in 0..MAX_TAGS {
-            match self.read(&at, Kind::Commit, MAX_TAG) {
-                Ok(_) => return Ok(Some(at)),
-                Err(ObjectError::WrongKind { found: Kind::Tag, .. }) => {
-                    let bytes = self.read(&at, Kind::Tag, MAX_TAG)?;
-                    let corrupt = |what: gix::Error| ObjectError::Corrupt { id: at, what: what.to_string() };
-                    at = gix::objs::TagRef::from_bytes(&bytes, self.object_hash()).map_err(corrupt)?.target();
-                }
-                Err(ObjectError::WrongKind { .. }) => return Ok(None),
-                Err(error) => return Err(error),
+        // A ledger that another of them holds need not be named.
+        let mut needed = Vec::new();
+        for tip in &others {
+            let mut within = others.iter().filter(|other| *other != tip);
+            if !within.try_fold(false, |held, other| Ok::<_, StoreError>(held || self.ledger_holds(*other, *tip)?))? {
+                needed.push(*tip);
             }
         }
-        Err(ObjectError::Corrupt { id, what: format!("more than {MAX_TAGS} tags point at one another") })
-    }
-
-    /// The branches and tags of this repository that are commits, with what `HEAD` is: what a push adds to.
-    pub fn heads(&self, prefix: &str) -> Result<Vec<(String, Oid)>, RevisionError> {
-        use gix::bstr::ByteSlice as _;
-        let broken = |source| RevisionError::Head { source };
-        let platform = self.repo.references().map_err(broken)?;
-        let mut found = Vec::new();
-        for reference in platform.prefixed(prefix).map_err(broken)? {
-            // A ref that cannot be read hides nothing: what it would have vouched for is looked at anew.
-            let Ok(mut reference) = reference else { continue };
-            let name = reference.name().as_bstr().to_str_lossy().into_owned();
-            if let Ok(id) = reference.peel_to_id() {
-                found.push((name, id.detach()));
-            }
+        if needed.is_empty() {
+            return Ok(None);
         }
-        Ok(found)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::testing::{Repo, id};
-    use super::*;
-
-    #[test]
-    fn new_commits_end_at_what_is_known_or_say_where_they_are_cut_off() {
-        let repo = Repo::new();
-        let first = repo.commit(&[("f", "1")]);
-        let second = repo.commit(&[("f", "2")]);
-        let third = repo.commit(&[("f", "3")]);
-        let store = repo.store();
-        assert_eq!(store.new_commits(third, &[first], 10).unwrap(), [third, second]);
-        assert_eq!(store.new_commits(third, &[], 10).unwrap().len(), 3);
-        assert!(store.new_commits(first, &[third], 10).unwrap().is_empty());
-        assert!(matches!(store.new_commits(third, &[], 2), Err(HistoryError::TooLong { limit: 2, .. })));
-        assert!(store.is_ancestor(first, third).unwrap() && store.is_ancestor(third, third).unwrap());
-        assert!(!store.is_ancestor(third, first).unwrap());
-        assert_eq!(store.fork(second, third), Some(second));
-
-        // Cut off as `git fetch --depth` leaves it, and as a push from there does.
-        std::fs::write(repo.path().join(".git/shallow"), format!("{second}\n")).unwrap();
-        let cut = repo.store();
-        assert!(matches!(cut.new_commits(third, &[], 10), Err(HistoryError::Shallow { at, .. }) if at == second));
-        assert_eq!(cut.new_commits(third, &[second], 10).unwrap(), [third]);
-        std::fs::remove_file(repo.path().join(".git/shallow")).unwrap();
-        std::fs::remove_file(repo.loose_file(&first)).unwrap();
-        assert!(matches!(repo.store().new_commits(third, &[], 10), Err(HistoryError::Shallow { .. })));
+        let appended = self.with_merge(needed.len(), |append| self.append_joining(append, &needed))?;
+        Ok(Some((appended, needed.len())))
     }
 
-    #[test]
-    fn tags_are_followed_to_commits() {
-        let repo = Repo::new();
-        let commit = repo.commit(&[("f", "1")]);
-        repo.git(&["tag", "-a", "-m", "t", "one"]);
-        repo.git(&["tag", "-a", "-m", "t", "two", "one"]);
-        let blob = repo.blob(b"x");
-        repo.git(&["tag", "-a", "-m", "t", "blob", &blob.to_string()]);
-        let store = repo.store();
-        for name in ["one", "two", "HEAD"] {
-            assert_eq!(store.peel(id(&repo.git(&["rev-parse", name]))).unwrap(), Some(commit), "{name}");
-        }
-        assert_eq!(store.peel(id(&repo.git(&["rev-parse", "blob"]))).unwrap(), None);
-        assert_eq!(store.peel(blob).unwrap(), None);
-        let listed: Vec<String> = store.heads("refs/tags/").unwrap().into_iter().map(|(name, _)| name).collect();
-        assert_eq!(listed, ["refs/tags/blob", "refs/tags/one", "refs/tags/two"]);
+    /// A record that joins two ledgers, which no ref points at yet.
+    pub(in crate::store) fn joined(&self, first: Oid, second: Oid) -> Result<Oid, StoreError> {
+        self.with_merge(1, |append| self.write_record(append, Some(first), &[second]))
+    }
+
+    /// Gives `write` the record of a merge that joins `count` other ledgers.
+    fn with_merge<T>(&self, count: usize, write: impl FnOnce(&Append<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let record = Record {
+            schema_version: SCHEMA_VERSION.into(),
+            event: RecordEvent::Merged,
+            state_key: None,
+            executor_key: None,
+            head: self.head()?.map(|id| id.to_string()),
+            run: None,
+            phases: Vec::new(),
+            links: Links::default(),
+            findings: Vec::new(),
+            executor: None,
+            reused: Vec::new(),
+        };
+        let subject = format!("merged: {count} {}", if count == 1 { "ledger" } else { "ledgers" });
+        let trailers = [(EVENT, RecordEvent::Merged.as_str().to_owned())];
+        let durability = Durability::Full;
+        write(&Append { record: &record, files: &[], subject: &subject, trailers: &trailers, run: None, durability })
+    }
+
+    /// Who recorded the run whose last phase commit is `tip`: name, address and day are those of the first record that names it. Empty where
+    /// no ledger that is known here does.
+    pub(in crate::store) fn recorded_by(&self, tip: &Oid) -> Result<Option<String>, StoreError> {
+        let commits = self.ledger_walk(&self.ledger_tips()?, &HashSet::new())?;
+        let naming = commits.iter().filter(|(_, commit)| before(commit).len() == 1 && commit.parents.get(1) == Some(tip));
+        let first = naming.min_by_key(|(id, commit)| (seconds(&commit.committer), **id));
+        Ok(first.map(|(_, commit)| commit.committer.rsplit_once("> ").map_or("", |(who, _)| who).to_owned() + ">"))
     }
 }

@@ -72,43 +72,17 @@ fn ledger_ref() -> Result<RefName, StoreError> {
 impl Store {
     /// Appends a record.
     pub fn append(&self, append: &Append<'_>) -> Result<Appended, StoreError> {
+        self.append_joining(append, &[])
+    }
+
+    /// Appends a record that joins the ledgers at `others`.
+    pub(in crate::store) fn append_joining(&self, append: &Append<'_>, others: &[Oid]) -> Result<Appended, StoreError> {
         let name = ledger_ref()?;
         let guard = self.lock("ledger", Some(LOCK_WAIT))?;
         let mut findings = Vec::new();
         let id = loop {
             let previous = self.whole_tip(&name, &mut findings)?;
-            let mut batch = Batch::new(self)?;
-            let first = match previous {
-                Some(previous) => previous,
-                None => opening(&mut batch)?,
-            };
-            let mut tree = Tree::new();
-            let leaf = |id| Leaf { id, executable: false };
-            tree.insert(RECORD_PATH.parse()?, leaf(batch.blob(json::emit(append.record))?));
-            for (path, bytes) in append.files {
-                tree.insert(path.clone(), leaf(batch.blob(bytes.clone())?));
-            }
-            let tree = write_tree(&mut batch, &tree)?;
-            let mut message = format!("{}\n\n", append.subject);
-            for (key, value) in append.trailers {
-                message.push_str(&format!("{key}: {value}\n"));
-            }
-            let spec = CommitSpec {
-                tree,
-                parents: [first].into_iter().chain(append.run).collect(),
-                author: self.signature(Role::Author),
-                committer: self.signature(Role::Committer),
-                message,
-                extra_headers: Vec::new(),
-            };
-            let id = if self.config_bool("commit.gpgSign") == Some(true) {
-                batch.publish(append.durability)?;
-                self.commit_signed(&spec)?
-            } else {
-                let id = batch.commit(&spec)?;
-                batch.publish(append.durability)?;
-                id
-            };
+            let id = self.write_record(append, previous, others)?;
             match self.cas(&name, previous, Some(id), append.durability)?.outcome {
                 Cas::Done => break id,
                 // Somebody moved the ref without our lock, as a fetch does: append to what it is now.
@@ -120,6 +94,46 @@ impl Store {
         self.sweep_locks();
         drop(guard);
         Ok(Appended { id, findings })
+    }
+
+    /// Writes a record after `previous`, without moving a ref.
+    pub(in crate::store) fn write_record(
+        &self,
+        append: &Append<'_>,
+        previous: Option<Oid>,
+        others: &[Oid],
+    ) -> Result<Oid, StoreError> {
+        let mut batch = Batch::new(self)?;
+        let first = match previous {
+            Some(previous) => previous,
+            None => opening(&mut batch)?,
+        };
+        let mut tree = Tree::new();
+        let leaf = |id| Leaf { id, executable: false };
+        tree.insert(RECORD_PATH.parse()?, leaf(batch.blob(json::emit(append.record))?));
+        for (path, bytes) in append.files {
+            tree.insert(path.clone(), leaf(batch.blob(bytes.clone())?));
+        }
+        let tree = write_tree(&mut batch, &tree)?;
+        let mut message = format!("{}\n\n", append.subject);
+        for (key, value) in append.trailers {
+            message.push_str(&format!("{key}: {value}\n"));
+        }
+        let spec = CommitSpec {
+            tree,
+            parents: [first].into_iter().chain(append.run).chain(others.iter().copied()).collect(),
+            author: self.signature(Role::Author),
+            committer: self.signature(Role::Committer),
+            message,
+            extra_headers: Vec::new(),
+        };
+        if self.config_bool("commit.gpgSign") == Some(true) {
+            batch.publish(append.durability)?;
+            return Ok(self.commit_signed(&spec)?);
+        }
+        let id = batch.commit(&spec)?;
+        batch.publish(append.durability)?;
+        Ok(id)
     }
 
     /// Removes the lock files of generations that were killed. The kernel let go of the locks; taking one and letting it go takes its file away.

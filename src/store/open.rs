@@ -290,7 +290,9 @@ fn see_quarantine(repo: &mut gix::Repository, quarantine: &Quarantine) -> Result
 fn open_options(trust: gix::sec::Trust, overrides: &[String]) -> gix::open::Options {
     use gix::sec::trust::DefaultForLevel as _;
     let options = gix::open::Options::default_for_level(trust).cli_overrides(overrides.iter().map(String::as_str));
-    options.config_overrides(["core.useReplaceRefs=false"])
+    // A command writes packs and fetches some; with the room that gix leaves by itself, a third one beyond thirty cannot be read any more.
+    let room = gix::odb::store::init::Slots::AsNeededByDiskState { multiplier: 2.0, minimum: 256 };
+    options.config_overrides(["core.useReplaceRefs=false"]).object_store_slots(room)
 }
 
 fn refusal(start: &Path, source: gix::Error) -> OpenError {
@@ -386,6 +388,17 @@ mod tests {
         assert_eq!(store.read_blob(&id, 0).unwrap(), b"");
         assert!(store.contains(&head) && store.is_read_only() && !repo.store().contains(&id));
         assert!(matches!(open(repo.outside().join("none")), Err(OpenError::Quarantine { .. })));
+    }
+
+    #[test]
+    fn packs_that_come_after_opening_are_read() {
+        let repo = Repo::new();
+        let store = repo.store();
+        for number in 0..40 {
+            let id = repo.commit(&[("f", &number.to_string())]);
+            repo.git(&["repack", "-d", "-q"]);
+            assert_eq!(store.read_commit(&id).unwrap().parents.len(), usize::from(number > 0), "{number}");
+        }
     }
 
     #[test]

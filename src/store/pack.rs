@@ -55,7 +55,7 @@ impl Identity {
         format!("{} {sign}{:02}{:02}", self.seconds, minutes / 60, minutes % 60)
     }
 
-    fn line(&self) -> String {
+    pub(in crate::store) fn line(&self) -> String {
         format!("{} <{}> {}", Self::clean(&self.name), Self::clean(&self.email), self.time())
     }
 }

@@ -13,8 +13,8 @@ use crate::gate::paths::is_policy_test;
 use crate::pipeline::inputs::{self, ExecutorSource, From};
 use crate::pipeline::rederive::{Forgetful, gates};
 use crate::policy::{Bundle, DEFAULT_BUNDLE, Decision, PUSH_FOLDER, PUSH_QUERY, PolicyFile, Question, evaluate};
+use crate::store::commits::HistoryError;
 use crate::store::compare::{Difference, Everything, Interest};
-use crate::store::history::HistoryError;
 use crate::store::tree::TreeLimits;
 use crate::store::{Oid, Store};
 

@@ -18,6 +18,7 @@ mod push;
 mod recipes;
 mod refusals;
 mod reuse;
+mod share;
 mod support;
 mod tidy;
 mod tutorial;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::support::{LEDGER, NOTE, NOTE_TEXT, Ran, Repo};
 
 /// One tree entry, for `git hash-object --literally`: mode, name, object id.
-fn raw_tree(repo: &Repo, entries: &[(&str, &str, &str)]) -> String {
+pub fn raw_tree(repo: &Repo, entries: &[(&str, &str, &str)]) -> String {
     let mut raw = Vec::new();
     for (mode, name, id) in entries {
         raw.extend_from_slice(format!("{mode} {name}\0").as_bytes());
@@ -16,7 +16,7 @@ fn raw_tree(repo: &Repo, entries: &[(&str, &str, &str)]) -> String {
     repo.git_with(["hash-object", "-t", "tree", "--literally", "-w", "--stdin"], &raw)
 }
 
-fn blob(repo: &Repo, text: impl AsRef<[u8]>) -> String {
+pub fn blob(repo: &Repo, text: impl AsRef<[u8]>) -> String {
     repo.git_with(["hash-object", "-w", "--stdin"], text.as_ref())
 }
 
@@ -31,7 +31,7 @@ pub fn changed_tree(repo: &Repo, commit: &str, changes: &[(&str, Option<&str>)])
                 let id = blob(&repo, text);
                 repo.git(["update-index", "--add", "--cacheinfo", &format!("100644,{id},{path}")])
             }
-            None => repo.git(["update-index", "--force-remove", path]),
+            None => repo.git_with(["update-index", "--index-info"], format!("0 {} 0\t{path}\n", "0".repeat(40)).as_bytes()),
         };
     }
     let tree = repo.git(["write-tree"]);

@@ -48,6 +48,7 @@ const CONFINED: [Confined; 7] = [
             ("src/cli/environment.rs", "the one place that reads it"),
             ("src/policy/cage.rs", "the time limit of an evaluation"),
             ("src/executor/supervise.rs", "the time limit of an executor"),
+            ("src/store/talk.rs", "how long a remote is waited for"),
             ("src/store/lock.rs", "how long a lock is waited for"),
             ("src/store/stat.rs", "how long the stat cache's lock is waited for"),
         ],

@@ -1,0 +1,420 @@
+//! Bringing in what a remote has: all of it, or exactly what a miss asks for. What is verified becomes usable, and nothing else.
+
+use std::collections::BTreeSet;
+
+use super::ledgers::{INCOMING, News};
+use super::vet::RunName;
+use super::{Remote, ShareError, Sharing, Space};
+use crate::document::digest::Digest;
+use crate::document::finding::{Code, Finding, Severity, spelled};
+use crate::document::phase::Phase;
+use crate::store::durable::Durability;
+use crate::store::git::GitError;
+use crate::store::object::Kind;
+use crate::store::refs::{Cas, RefName};
+use crate::store::talk::{Bounds, RefUpdate, Said};
+use crate::store::{Oid, Store, StoreError};
+
+/// How long another fetch in this clone is waited for.
+const LOCK_WAIT: std::time::Duration = std::time::Duration::from_secs(600);
+/// How often a fetch is tried whose refs another git holds.
+const LOCK_TRIES: u32 = 4;
+/// How long it waits between two tries.
+const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(300);
+/// The largest attestation that is read, in bytes.
+const MAX_TAG: u64 = 1 << 20;
+/// Of how many conflicts the writers are looked for: each takes a walk through all ledgers.
+const MAX_NAMED: usize = 20;
+/// From how many refs on one transaction of git's is cheaper than one of ours for each.
+const MANY: usize = 8;
+
+/// What a fetch brought.
+#[derive(Clone, Default, Debug)]
+pub struct Fetched {
+    /// The remote, without a password.
+    pub remote: String,
+    /// How many runs were not known here.
+    pub runs: usize,
+    /// How many cache entries were not known here.
+    pub entries: usize,
+    /// How many attestations were not known here.
+    pub attestations: usize,
+    /// The ledgers that have news.
+    pub ledgers: Vec<News>,
+    /// What was refused, and what was lost.
+    pub findings: Vec<Finding>,
+}
+
+/// What a miss asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The state and the executor whose run is wanted.
+    pub run: Option<(Digest, Digest)>,
+    /// The cache entries that would do instead.
+    pub keys: &'a [Digest],
+}
+
+/// A ref that is on the way from what a remote has to what is usable here.
+struct Offer {
+    /// Where it would be usable.
+    name: RefName,
+    /// Where it landed.
+    tracking: RefName,
+    id: Oid,
+}
+
+impl Store {
+    /// Brings everything that a remote has, and the ledgers of all writers.
+    pub fn fetch_shared(&self, sharing: &Sharing, remote: &Remote) -> Result<Fetched, ShareError> {
+        let guard = self.lock("share-fetch", Some(LOCK_WAIT))?;
+        self.clear_refs(INCOMING)?;
+        let mut fetched = Fetched { remote: remote.shown(), ..Fetched::default() };
+        let mut refspecs = Vec::new();
+        for space in sharing.reads_from() {
+            let (from, to) = (space.remote(), remote.tracking(&space));
+            let kinds = ["runs", "attestations"].into_iter().chain((!sharing.signed).then_some("cache"));
+            refspecs.extend(kinds.map(|kind| format!("{from}{kind}/*:{to}{kind}/*")));
+            refspecs.push(Self::ledgers_refspec(&space, None));
+        }
+        self.git_fetch(remote, sharing.attended(), &refspecs, &mut fetched.findings)?;
+        for space in sharing.reads_from() {
+            let news = self.take_ledgers(remote, &space, true, &mut fetched.findings)?;
+            fetched.ledgers.extend(news);
+            let prefix = remote.tracking(&space);
+            let landed = |kind: &str| self.refs_under(&format!("{prefix}{kind}/"));
+            let (attestations, runs, entries) = (landed("attestations")?, landed("runs")?, landed("cache")?);
+            fetched.runs += self.take_runs(sharing, remote, &prefix, runs, &mut fetched.findings)?;
+            fetched.entries += self.take_entries(sharing, remote, &prefix, entries, &mut fetched.findings)?;
+            fetched.attestations += self.take_attestations(&prefix, attestations)?;
+        }
+        self.clear_refs(INCOMING)?;
+        drop(guard);
+        Ok(fetched)
+    }
+
+    /// Asks the remotes, in order, for exactly what a miss wants, and takes what is verified. Whatever goes wrong is told as a warning: a
+    /// run then goes on with what is known here.
+    pub fn look_up(&self, sharing: &Sharing, wanted: &Wanted<'_>) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for remote in &sharing.remotes {
+            match self.look_at(sharing, remote, wanted, &mut findings) {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(error) => {
+                    let hint = "the run goes on with what is known here; --offline does not ask";
+                    findings.push(Finding::warning(Code::RemoteUnreachable, spelled(&error)).hint(hint));
+                }
+            }
+        }
+        findings.into_iter().map(|finding| Finding { severity: Severity::Warning, ..finding }).collect()
+    }
+
+    fn look_at(
+        &self,
+        sharing: &Sharing,
+        remote: &Remote,
+        wanted: &Wanted<'_>,
+        findings: &mut Vec<Finding>,
+    ) -> Result<bool, ShareError> {
+        let mut names: Vec<String> = Vec::new();
+        if let Some((state_key, executor_key)) = wanted.run {
+            names.push(format!("attestations/{state_key}/{executor_key}/"));
+            names.push(format!("runs/{state_key}/{executor_key}"));
+        }
+        if !sharing.signed {
+            names.extend(wanted.keys.iter().map(|key| format!("cache/{key}")));
+        }
+        let spaces = sharing.reads_from();
+        // A pattern, because the whole request would fail over one exact name that the remote does not have.
+        let refspec = |space: &Space, name: &String| format!("{}{name}*:{}{name}*", space.remote(), remote.tracking(space));
+        let refspecs: Vec<String> = spaces.iter().flat_map(|space| names.iter().map(|name| refspec(space, name))).collect();
+        self.git_fetch(remote, sharing.unattended(), &refspecs, findings)?;
+        let mut found = 0;
+        for space in &spaces {
+            let prefix = remote.tracking(space);
+            let landed = |name: String| -> Result<Vec<(RefName, Oid)>, ShareError> {
+                let name: RefName = format!("{prefix}{name}").parse()?;
+                Ok(self.ref_target(&name)?.map(|id| (name, id)).into_iter().collect())
+            };
+            if let Some((state_key, executor_key)) = wanted.run {
+                let run = landed(format!("runs/{state_key}/{executor_key}"))?;
+                found += self.take_runs(sharing, remote, &prefix, run, findings)?;
+                let attestations = self.refs_under(&format!("{prefix}attestations/{state_key}/{executor_key}/"))?;
+                self.take_attestations(&prefix, attestations)?;
+            }
+            for key in wanted.keys {
+                let entry = landed(format!("cache/{key}"))?;
+                found += self.take_entries(sharing, remote, &prefix, entry, findings)?;
+            }
+        }
+        Ok(found > 0)
+    }
+
+    /// Lets git fetch. A ref that would have to be overwritten here is told; all others are there afterwards.
+    pub(super) fn git_fetch(
+        &self,
+        remote: &Remote,
+        bounds: Bounds,
+        refspecs: &[String],
+        findings: &mut Vec<Finding>,
+    ) -> Result<(), ShareError> {
+        const OPTIONS: [&str; 9] = [
+            "--no-tags",
+            "--no-prune",
+            "--no-prune-tags",
+            "--no-recurse-submodules",
+            "--no-write-fetch-head",
+            "--no-auto-maintenance",
+            // Without this check a ref that was replaced would be taken as one that has grown.
+            "--show-forced-updates",
+            "--no-progress",
+            // The user's own branches are not touched on the way.
+            "--refmap=",
+        ];
+        // Only ledgers have a history that both sides know; naming what else is here would cost more than it saves.
+        let known: BTreeSet<Oid> =
+            self.ledger_tip()?.into_iter().chain(self.seen_ledgers()?.into_iter().map(|(_, id)| id)).collect();
+        let wants_ledgers = refspecs.iter().any(|refspec| refspec.contains(INCOMING));
+        let mut arguments: Vec<String> = OPTIONS.iter().map(|option| (*option).to_owned()).collect();
+        let mut settings = Vec::new();
+        if wants_ledgers && !known.is_empty() {
+            arguments.extend(known.iter().filter(|id| self.contains(id)).map(|id| format!("--negotiation-tip={id}")));
+        } else {
+            settings.push("fetch.negotiationAlgorithm=noop");
+        }
+        arguments.extend(["--".to_owned(), remote.given.clone()]);
+        arguments.extend(refspecs.iter().cloned());
+        let failed = |source| ShareError::Transport { doing: "fetch from", remote: remote.shown(), source };
+        let mut said = self.talk("fetch", &settings, &arguments, bounds).map_err(failed)?;
+        for _ in 1..LOCK_TRIES {
+            // A git that outlived the command that started it may still be writing the same refs.
+            if said.success || !["cannot lock ref", "Unable to create"].iter().any(|word| said.stderr.contains(word)) {
+                break;
+            }
+            std::thread::sleep(LOCK_PAUSE);
+            said = self.talk("fetch", &settings, &arguments, bounds).map_err(failed)?;
+        }
+        let rejected: Vec<(String, String)> = said.stderr.lines().filter_map(rejected).collect();
+        if !said.success && (rejected.is_empty() || said.stderr.contains("fatal: ")) {
+            return Err(failed(complaint("fetch", remote, &said)));
+        }
+        for (name, tracking) in rejected {
+            let known = tracking.parse().ok().and_then(|name: RefName| self.ref_target(&name).ok().flatten());
+            let known = known.map_or("another object".to_owned(), |id| id.to_hex_with_len(12).to_string());
+            let message = format!("{} replaced {name}, which is written once: it was {known}", remote.shown());
+            findings.push(Finding::error(Code::SharedConflict, message).at(name).hint("what was fetched before is kept"));
+        }
+        Ok(())
+    }
+
+    /// Takes runs that landed. How many were not known here.
+    fn take_runs(
+        &self,
+        sharing: &Sharing,
+        remote: &Remote,
+        prefix: &str,
+        landed: Vec<(RefName, Oid)>,
+        findings: &mut Vec<Finding>,
+    ) -> Result<usize, ShareError> {
+        let check = |rest: &str, id: Oid| -> Result<(), Finding> {
+            let at = format!("refs/cbia/{rest}");
+            let refuse = |why: String| {
+                let message = format!("the run {} on {} is refused: {why}", id.to_hex_with_len(12), remote.shown());
+                Finding::error(Code::SharedRefused, message).at(&at)
+            };
+            let name = run_name(rest).ok_or_else(|| refuse("its name is not that of a run".into()))?;
+            if sharing.signed {
+                let message = format!(
+                    "the run {} on {} is not used: cbia.trust is signed, and no allowed signer attested it",
+                    id.to_hex_with_len(12),
+                    remote.shown()
+                );
+                return Err(Finding::warning(Code::SharedUntrusted, message).at(&at));
+            }
+            self.vet_run(name, id, sharing.max_bytes).map_err(refuse)
+        };
+        self.take(remote, prefix, landed, &check, findings)
+    }
+
+    /// Takes cache entries that landed. How many were not known here.
+    fn take_entries(
+        &self,
+        sharing: &Sharing,
+        remote: &Remote,
+        prefix: &str,
+        landed: Vec<(RefName, Oid)>,
+        findings: &mut Vec<Finding>,
+    ) -> Result<usize, ShareError> {
+        let check = |rest: &str, id: Oid| -> Result<(), Finding> {
+            let at = format!("refs/cbia/{rest}");
+            let refuse = |why: String| {
+                let message = format!("the cache entry {} on {} is refused: {why}", id.to_hex_with_len(12), remote.shown());
+                Finding::error(Code::SharedRefused, message).at(&at)
+            };
+            let key: Option<Digest> = rest.strip_prefix("cache/").and_then(|key| key.parse().ok());
+            let key = key.ok_or_else(|| refuse("its name is not a key".into()))?;
+            let name: RefName = at.parse().map_err(|error| refuse(spelled(&error)))?;
+            if sharing.signed {
+                return Err(
+                    Finding::error(Code::SharedUntrusted, "cbia.trust is signed, and cache entries are not attested").at(&at)
+                );
+            }
+            let entry = self.check_entry(&key, &name, id).map_err(|finding| refuse(finding.message))?;
+            match entry.meta.key_data.phase {
+                Phase::Gen | Phase::Repair => Ok(()),
+                phase => Err(refuse(format!("{phase} is not shared"))),
+            }
+        };
+        self.take(remote, prefix, landed, &check, findings)
+    }
+
+    /// Makes usable what landed, is not known here, and passes `check`. What is refused is told and forgotten; what is another object than
+    /// the one that is known here is told with both writers, and changes nothing.
+    fn take(
+        &self,
+        remote: &Remote,
+        prefix: &str,
+        landed: Vec<(RefName, Oid)>,
+        check: &dyn Fn(&str, Oid) -> Result<(), Finding>,
+        findings: &mut Vec<Finding>,
+    ) -> Result<usize, ShareError> {
+        let (mut taken, mut forgotten) = (Vec::new(), Vec::new());
+        for (tracking, id) in landed {
+            let rest = tracking.as_str().strip_prefix(prefix).unwrap_or_default().to_owned();
+            let name: RefName = format!("refs/cbia/{rest}").parse()?;
+            match self.ref_target(&name)? {
+                Some(known) if known == id => {}
+                Some(known) => findings.push(self.conflict(remote, &name, known, id, findings.len() < MAX_NAMED)?),
+                None => match check(&rest, id) {
+                    Ok(()) => taken.push(Offer { name, tracking, id }),
+                    // It may be attested yet.
+                    Err(finding) if finding.code == Code::SharedUntrusted => findings.push(finding),
+                    Err(finding) => {
+                        findings.push(finding);
+                        forgotten.push(RefUpdate { name: tracking, new: None, expected: Some(Some(id)) });
+                    }
+                },
+            }
+        }
+        self.update_refs(&forgotten)?;
+        let updates: Vec<RefUpdate> =
+            taken.iter().map(|offer| RefUpdate { name: offer.name.clone(), new: Some(offer.id), expected: Some(None) }).collect();
+        if updates.len() >= MANY && self.update_refs(&updates).is_ok() {
+            return Ok(taken.len());
+        }
+        let mut count = 0;
+        for offer in taken {
+            match self.cas(&offer.name, None, Some(offer.id), Durability::Full)?.outcome {
+                Cas::Done => count += 1,
+                Cas::Conflict(Some(known)) if known == offer.id => {}
+                Cas::Conflict(Some(known)) => {
+                    findings.push(self.conflict(remote, &offer.name, known, offer.id, findings.len() < MAX_NAMED)?)
+                }
+                Cas::Conflict(None) | Cas::Busy => return Err(StoreError::Moved { name: offer.tracking.to_string() }.into()),
+            }
+        }
+        Ok(count)
+    }
+
+    /// Takes attestations that landed, where what they attest is known here. A signature is checked when it is asked for.
+    fn take_attestations(&self, prefix: &str, landed: Vec<(RefName, Oid)>) -> Result<usize, ShareError> {
+        let mut count = 0;
+        for (tracking, id) in landed {
+            let rest = tracking.as_str().strip_prefix(prefix).unwrap_or_default();
+            let name: RefName = format!("refs/cbia/{rest}").parse()?;
+            let Some((run, _)) = rest.strip_prefix("attestations/").and_then(|rest| rest.rsplit_once('/')) else { continue };
+            let Some(run) = run_name(&format!("runs/{run}")) else { continue };
+            let Some(tip) = self.run_tip(&run.state_key, &run.executor_key)? else { continue };
+            let tag = self.read(&id, Kind::Tag, MAX_TAG).unwrap_or_default();
+            if !tag.starts_with(format!("object {tip}\ntype commit\n").as_bytes()) {
+                continue;
+            }
+            if self.ref_target(&name)?.is_none() && self.cas(&name, None, Some(id), Durability::Full)?.outcome == Cas::Done {
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    /// Tells of each of these names what a remote holds instead of what is known here.
+    pub(super) fn tell_conflicts(
+        &self,
+        remote: &Remote,
+        prefix: &str,
+        names: &[&str],
+        findings: &mut Vec<Finding>,
+    ) -> Result<(), ShareError> {
+        for rest in names {
+            let name: RefName = format!("refs/cbia/{rest}").parse()?;
+            let (here, there) = (self.ref_target(&name)?, self.ref_target(&format!("{prefix}{rest}").parse()?)?);
+            if let (Some(here), Some(there)) = (here, there)
+                && here != there
+            {
+                findings.push(self.conflict(remote, &name, here, there, findings.len() < MAX_NAMED)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Two results under one name: with `named`, who wrote which, as far as the ledgers tell.
+    fn conflict(&self, remote: &Remote, name: &RefName, known: Oid, other: Oid, named: bool) -> Result<Finding, ShareError> {
+        let by = |id: &Oid| -> Result<String, ShareError> {
+            if !named {
+                return Ok("by a writer who was not looked for".to_owned());
+            }
+            Ok(self.recorded_by(id)?.map_or("by a writer whose ledger is not known here".to_owned(), |who| format!("by {who}")))
+        };
+        let message = format!(
+            "{name} is {} here, recorded {}, and {} on {}, recorded {}: one of the two is not what its inputs come to",
+            known.to_hex_with_len(12),
+            by(&known)?,
+            other.to_hex_with_len(12),
+            remote.shown(),
+            by(&other)?
+        );
+        let finding = Finding::error(Code::SharedConflict, message).at(name);
+        Ok(finding.hint("what is here stays; git cbia run --repeat 2 shows whether the generator does the same each time"))
+    }
+}
+
+/// The name of a run, from `runs/<state_key>/<executor_key>`.
+fn run_name(rest: &str) -> Option<RunName> {
+    let (state_key, executor_key) = rest.strip_prefix("runs/")?.split_once('/')?;
+    Some(RunName { state_key: state_key.parse().ok()?, executor_key: executor_key.parse().ok()? })
+}
+
+/// The refs of a line ` ! [rejected]  <remote ref> -> <local ref>  (<reason>)`.
+fn rejected(line: &str) -> Option<(String, String)> {
+    let (_, refs) =
+        line.strip_prefix(" ! [rejected]")?.trim().split_once("refs/").map(|(_, rest)| ((), format!("refs/{rest}")))?;
+    let (from, rest) = refs.split_once(" -> ")?;
+    Some((from.trim().to_owned(), rest.split_whitespace().next()?.to_owned()))
+}
+
+/// What git complained of, without the password that an address may hold.
+pub(super) fn complaint(what: &'static str, remote: &Remote, said: &Said) -> GitError {
+    let telling = |line: &&str| ["fatal:", "error:", "remote:", "ssh:"].iter().any(|word| line.starts_with(word));
+    let lines: Vec<&str> = said.stderr.lines().filter(telling).take(8).collect();
+    let text = if lines.is_empty() { said.stderr.trim().to_owned() } else { lines.join("; ") };
+    GitError::Failed { what, stderr: text.replace(&remote.given, &remote.shown()) }
+}
+
+impl Fetched {
+    /// How many ledger records were not known here.
+    pub fn records(&self) -> usize {
+        self.ledgers.iter().map(|news| news.records).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rejected_line_is_read() {
+        let line = " ! [rejected]        refs/cbia/cache/aa -> refs/cbia/remotes/o/cache/aa  (non-fast-forward)";
+        assert_eq!(rejected(line), Some(("refs/cbia/cache/aa".into(), "refs/cbia/remotes/o/cache/aa".into())));
+        assert_eq!(rejected(" * [new ref] refs/cbia/x -> refs/cbia/y"), None);
+        assert_eq!(rejected("error: some local refs could not be updated"), None);
+    }
+}

@@ -1,0 +1,155 @@
+//! The ledgers of a remote: what is new in them, and what they have lost.
+//!
+//! `refs/cbia/seen/<remote>/<writer>` remembers the furthest tip that each was seen at. A ledger only grows, so one that does not hold that tip
+//! any more was rewound, replaced or deleted; the tip keeps its records here, and [`Store::restore_ledgers`] gives them back.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::{Remote, ShareError, Sharing, Space};
+use crate::document::finding::{Code, Finding, spelled};
+use crate::store::refs::RefName;
+use crate::store::{Oid, Store, StoreError};
+
+/// Where the ledgers of a remote land before they are looked at.
+pub(super) const INCOMING: &str = "refs/cbia/incoming/";
+/// Everything that was ever seen.
+const SEEN: &str = "refs/cbia/seen/";
+
+/// A ledger that has news.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct News {
+    /// Whose it is.
+    pub writer: String,
+    /// How many records were not known here.
+    pub records: usize,
+}
+
+/// The refs directly below `prefix`, by the rest of their names.
+fn directly_below(store: &Store, prefix: &str) -> Result<BTreeMap<String, Oid>, StoreError> {
+    let refs = store.refs_under(prefix)?;
+    let rest = |(name, id): (RefName, Oid)| Some((name.as_str().strip_prefix(prefix)?.to_owned(), id));
+    Ok(refs.into_iter().filter_map(rest).filter(|(rest, _)| !rest.contains('/')).collect())
+}
+
+impl Store {
+    /// The ledgers that were ever fetched or pushed, each at the furthest tip that it was seen at.
+    pub(in crate::store) fn seen_ledgers(&self) -> Result<Vec<(RefName, Oid)>, StoreError> {
+        Ok(self.refs_under(SEEN)?)
+    }
+
+    /// The refspec that brings the ledgers of `space`, or one writer's.
+    pub(super) fn ledgers_refspec(space: &Space, writer: Option<&str>) -> String {
+        let (prefix, writer) = (space.remote(), writer.unwrap_or_default());
+        format!("+{prefix}ledgers/{writer}*:{INCOMING}{}ledgers/{writer}*", space.0)
+    }
+
+    /// The tip of one writer's ledger, as it came in last.
+    pub(super) fn incoming_ledger(&self, space: &Space, writer: &str) -> Result<Option<Oid>, ShareError> {
+        Ok(self.ref_target(&format!("{INCOMING}{}ledgers/{writer}", space.0).parse()?)?)
+    }
+
+    /// Looks at the ledgers that came in: takes what is new, and tells what was lost. `complete` says that all of them were asked for, so
+    /// that one which is not there is no more there on the remote.
+    pub(super) fn take_ledgers(
+        &self,
+        remote: &Remote,
+        space: &Space,
+        complete: bool,
+        findings: &mut Vec<Finding>,
+    ) -> Result<Vec<News>, ShareError> {
+        let incoming = directly_below(self, &format!("{INCOMING}{}ledgers/", space.0))?;
+        let seen = directly_below(self, &remote.seen(space))?;
+        let mut news = Vec::new();
+        for (writer, tip) in &incoming {
+            let known = seen.get(writer).copied();
+            let at = format!("{}ledgers/{writer}", space.remote());
+            match self.new_records(*tip, known) {
+                Err(why) => {
+                    let message = format!("the ledger of {writer} on {} is refused: {why}", remote.shown());
+                    findings.push(Finding::error(Code::SharedRefused, message).at(at));
+                }
+                Ok(None) => findings.push(self.rewound(remote, writer, *tip, known, &at)?),
+                Ok(Some(records)) => {
+                    let tracking = format!("{}ledgers/{writer}", remote.tracking(space)).parse()?;
+                    self.note_refs([(tracking, *tip), (format!("{}{writer}", remote.seen(space)).parse()?, *tip)])?;
+                    if records > 0 {
+                        news.push(News { writer: writer.clone(), records });
+                    }
+                }
+            }
+        }
+        for (writer, tip) in seen.iter().filter(|(writer, _)| complete && !incoming.contains_key(*writer)) {
+            let message =
+                format!("the ledger of {writer} is no more on {}: it was at {} before", remote.shown(), tip.to_hex_with_len(12));
+            let finding = Finding::error(Code::LedgerDeleted, message).at(format!("{}ledgers/{writer}", space.remote()));
+            findings.push(finding.hint(restore_hint(remote)));
+        }
+        Ok(news)
+    }
+
+    /// How many records the ledger at `tip` has beyond `known`; nothing where it does not hold `known`. Otherwise why it is no ledger.
+    fn new_records(&self, tip: Oid, known: Option<Oid>) -> Result<Option<usize>, String> {
+        if known == Some(tip) {
+            return Ok(Some(0));
+        }
+        let holds = match known {
+            Some(known) => self.ledger_holds(tip, known).map_err(|error| spelled(&error))?,
+            None => true,
+        };
+        // What another ledger has brought here already is no news.
+        let here = self.seen_ledgers().map_err(|error| spelled(&error))?.into_iter().map(|(_, tip)| tip);
+        let own = self.ledger_tip().map_err(|error| spelled(&error))?;
+        let commits = self.ledger_walk(&[tip], &here.chain(own).collect::<HashSet<_>>()).map_err(|error| spelled(&error))?;
+        let mut records = 0;
+        for (id, commit) in &commits {
+            match self.ledger_record(id).map_err(|error| spelled(&error))? {
+                Some(_) => records += 1,
+                // The opening commit.
+                None if commit.parents.is_empty() && *id != tip => {}
+                None => return Err(format!("the commit {} is no record", id.to_hex_with_len(12))),
+            }
+        }
+        Ok(holds.then_some(records))
+    }
+
+    fn rewound(&self, remote: &Remote, writer: &str, tip: Oid, known: Option<Oid>, at: &str) -> Result<Finding, ShareError> {
+        let known = known.unwrap_or(tip);
+        let lost = self.ledger_walk(&[known], &HashSet::from([tip]))?.len();
+        let mut message = format!(
+            "the ledger of {writer} on {} was set back: it was at {}, and is at {}, which does not hold it",
+            remote.shown(),
+            known.to_hex_with_len(12),
+            tip.to_hex_with_len(12)
+        );
+        if self.ledger_holds(known, tip)? {
+            message.push_str(&format!("; {lost} of its records are gone there"));
+        } else {
+            // It has records of its own. They are kept, though not believed.
+            let aside: RefName = format!("refs/cbia/refused/ledgers/{}/{writer}/{tip}", remote.key).parse()?;
+            self.note_refs([(aside.clone(), tip)])?;
+            message.push_str(&format!("; what it holds instead is kept as {aside}"));
+        }
+        Ok(Finding::error(Code::LedgerRewound, message).at(at).hint(restore_hint(remote)))
+    }
+
+    /// What a remote must be given so that it holds again every record that was seen there: its ledgers by writer, and the tip to push.
+    pub(super) fn ledgers_to_restore(&self, sharing: &Sharing, remote: &Remote) -> Result<Vec<(String, Oid)>, ShareError> {
+        let space = sharing.writes_to();
+        let incoming = directly_below(self, &format!("{INCOMING}{}ledgers/", space.0))?;
+        let mut restored = Vec::new();
+        for (writer, tip) in directly_below(self, &remote.seen(&space))? {
+            match incoming.get(&writer) {
+                None => restored.push((writer, tip)),
+                Some(now) if self.ledger_holds(*now, tip)? => {}
+                Some(now) if self.ledger_holds(tip, *now)? => restored.push((writer, tip)),
+                // Both have records that the other lacks: one record joins them, so that neither is overwritten.
+                Some(now) => restored.push((writer, self.joined(*now, tip)?)),
+            }
+        }
+        Ok(restored)
+    }
+}
+
+fn restore_hint(remote: &Remote) -> String {
+    format!("nothing is lost here; git cbia ledger restore {} gives it back", remote.shown())
+}

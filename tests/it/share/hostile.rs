@@ -1,0 +1,321 @@
+//! A remote that lies: nothing of it is used, each lie is named, and the run goes on with what is here.
+
+use super::super::poison::{blob, changed_tree, on_tree, raw_tree};
+use super::super::support::{NOTE, NOTE_TEXT, Repo};
+use super::{colleague, pushed};
+
+/// The one run that the remote has: its ref, and its last phase commit.
+fn run_of(bare: &Repo) -> (String, String) {
+    bare.only_ref("refs/cbia/runs")
+}
+
+/// Leaves the remote only its run.
+fn only_the_run(bare: &Repo) {
+    let (entry, _) = bare.only_ref("refs/cbia/cache");
+    bare.git(["update-ref", "-d", &entry]);
+}
+
+/// Leaves the remote only its cache entry.
+fn only_the_entry(bare: &Repo) {
+    let (run, _) = run_of(bare);
+    bare.git(["update-ref", "-d", &run]);
+}
+
+/// Points the run at its last phase commit on another tree.
+fn rewrite_run(bare: &Repo, changes: &[(&str, Option<&str>)]) {
+    only_the_run(bare);
+    let (name, tip) = run_of(bare);
+    let tree = changed_tree(bare, &tip, changes);
+    bare.git(["update-ref", &name, &on_tree(bare, &tip, &tree)]);
+}
+
+fn rewrite_entry(bare: &Repo, changes: &[(&str, Option<&str>)]) {
+    only_the_entry(bare);
+    let (name, tip) = bare.only_ref("refs/cbia/cache");
+    let tree = changed_tree(bare, &tip, changes);
+    bare.git(["update-ref", &name, &on_tree(bare, &tip, &tree)]);
+}
+
+/// Puts `tree` into the run's last tree under `name`.
+fn with_folder(bare: &Repo, name: &str, tree: &str) {
+    only_the_run(bare);
+    let (run, tip) = run_of(bare);
+    let listing = bare.git(["ls-tree", &tip]);
+    let tree = bare.git_with(["mktree"], format!("{listing}\n040000 tree {tree}\t{name}\n").as_bytes());
+    bare.git(["update-ref", &run, &on_tree(bare, &tip, &tree)]);
+}
+
+/// A tree with ten names of the same tree, ten deep: ten thousand million files, of eleven objects.
+fn bomb(bare: &Repo) -> String {
+    let mut id = blob(bare, "x");
+    for depth in 0..10 {
+        let mode = if depth == 0 { "100644" } else { "40000" };
+        let names: Vec<String> = (0..10).map(|number| format!("f{number}")).collect();
+        let entries: Vec<(&str, &str, &str)> = names.iter().map(|name| (mode, name.as_str(), id.as_str())).collect();
+        id = raw_tree(bare, &entries);
+    }
+    id
+}
+
+/// Removes the loose or packed object of `id` from a bare repository.
+fn lose(bare: &Repo, id: &str) {
+    let packs = bare.path().join("objects/pack");
+    let aside = bare.outside().join("aside");
+    std::fs::create_dir_all(&aside).unwrap();
+    for entry in std::fs::read_dir(&packs).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::rename(&path, aside.join(path.file_name().unwrap())).unwrap();
+    }
+    for entry in std::fs::read_dir(&aside).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|end| end == "pack") {
+            bare.git_with(["unpack-objects", "-q"], &std::fs::read(path).unwrap());
+        }
+    }
+    std::fs::remove_file(bare.path().join("objects").join(&id[..2]).join(&id[2..])).unwrap();
+}
+
+struct Lie {
+    what: &'static str,
+    tell: fn(&Repo),
+    /// Settings of the clone that is lied to.
+    settings: &'static [(&'static str, &'static str)],
+    /// One of these: what its objects alone do not show is found when it is held against the state.
+    codes: &'static [&'static str],
+    says: &'static str,
+}
+
+const LIES: &[Lie] = &[
+    Lie {
+        what: "an altered artifact in a run",
+        tell: |bare| rewrite_run(bare, &[(NOTE, Some("evil\n"))]),
+        settings: &[],
+        codes: &["run-invalid", "shared-refused"],
+        says: "is refused",
+    },
+    Lie {
+        what: "altered metadata in a run",
+        tell: |bare| rewrite_run(bare, &[("execution/gen/outputs.json", Some("{}\n"))]),
+        settings: &[],
+        codes: &["run-invalid", "shared-refused"],
+        says: "is refused",
+    },
+    Lie {
+        what: "an artifact that is not there",
+        tell: |bare| rewrite_run(bare, &[(NOTE, None)]),
+        settings: &[],
+        codes: &["run-invalid", "shared-refused"],
+        says: "is refused",
+    },
+    Lie {
+        what: "a snapshot of another state",
+        tell: |bare| rewrite_run(bare, &[("inputs/data/words.txt", Some("evil\n"))]),
+        settings: &[],
+        codes: &["shared-refused"],
+        says: "not the one it is stored under",
+    },
+    Lie {
+        what: "an altered artifact in a cache entry",
+        tell: |bare| rewrite_entry(bare, &[("artifacts/out/note.txt", Some("evil\n"))]),
+        settings: &[],
+        codes: &["shared-refused"],
+        says: "does not have the hash and size that cache.meta.json gives",
+    },
+    Lie {
+        what: "a file more in a cache entry",
+        tell: |bare| rewrite_entry(bare, &[("artifacts/out/more.txt", Some("evil\n"))]),
+        settings: &[],
+        codes: &["shared-refused"],
+        says: "which cache.meta.json does not name",
+    },
+    Lie {
+        what: "a commit that is no run",
+        tell: |bare| {
+            only_the_run(bare);
+            let (name, _) = run_of(bare);
+            bare.git(["update-ref", &name, "refs/heads/main"]);
+        },
+        settings: &[],
+        codes: &["shared-refused"],
+        says: "is not one that git cbia writes",
+    },
+    Lie {
+        what: "a blob in the place of a run",
+        tell: |bare| {
+            only_the_run(bare);
+            let (name, _) = run_of(bare);
+            bare.git(["update-ref", &name, &blob(bare, "evil\n")]);
+        },
+        settings: &[],
+        codes: &["shared-refused"],
+        says: "is a blob, not a commit",
+    },
+    Lie {
+        what: "a cache entry in the place of a run",
+        tell: |bare| {
+            let (_, entry) = bare.only_ref("refs/cbia/cache");
+            only_the_run(bare);
+            let (name, _) = run_of(bare);
+            bare.git(["update-ref", &name, &entry]);
+        },
+        settings: &[],
+        codes: &["shared-refused"],
+        says: "belongs to another run",
+    },
+    Lie {
+        what: "an endless tree",
+        tell: |bare| with_folder(bare, "zoo", &bomb(bare)),
+        settings: &[],
+        codes: &["shared-refused"],
+        says: "more than 100000 files and folders",
+    },
+    Lie {
+        what: "a name that git would not check out",
+        tell: |bare| {
+            let tree = raw_tree(bare, &[("100644", "a\\b", &blob(bare, "x"))]);
+            with_folder(bare, "zoo", &tree);
+        },
+        settings: &[],
+        codes: &["shared-refused"],
+        says: "a\\\\b",
+    },
+    Lie {
+        what: "a tree that git itself refuses",
+        tell: |bare| {
+            let tree = raw_tree(bare, &[("100644", ".git", &blob(bare, "x"))]);
+            with_folder(bare, "zoo", &tree);
+        },
+        settings: &[],
+        codes: &["remote-unreachable"],
+        says: "hasDotgit",
+    },
+    Lie {
+        what: "an object that is not sent",
+        tell: |bare| {
+            only_the_run(bare);
+            let (_, tip) = run_of(bare);
+            let id = bare.git(["rev-parse", &format!("{tip}:execution/gen/outputs.json")]);
+            lose(bare, &id);
+        },
+        settings: &[],
+        codes: &["remote-unreachable"],
+        says: "cannot fetch from",
+    },
+    Lie {
+        what: "more bytes than are accepted",
+        tell: |bare| {
+            let noise: String = (0..200_000_u64).map(|n| format!("{:x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
+            rewrite_run(bare, &[("zoo.txt", Some(&noise))]);
+        },
+        settings: &[("cbia.maxFetchBytes", "100k")],
+        codes: &["remote-unreachable"],
+        says: "the remote sent more than 102400 bytes",
+    },
+    Lie {
+        what: "few bytes that become many",
+        tell: |bare| rewrite_run(bare, &[("zoo.txt", Some(&"0".repeat(64 << 20)))]),
+        settings: &[("cbia.maxFetchBytes", "1m")],
+        codes: &["shared-refused"],
+        says: "has 67108864 bytes, more than",
+    },
+];
+
+#[test]
+fn nothing_of_a_lie_is_used() {
+    for lie in LIES {
+        let (bare, _, bob) = pushed();
+        bare.git(["config", "uploadpack.allowAnySHA1InWant", "true"]);
+        (lie.tell)(&bare);
+        for (key, value) in lie.settings {
+            bob.git(["config", key, value]);
+        }
+        let ran = bob.cbia(["run", "--json"]).ok();
+        assert_eq!(ran.gen_status(), "executed", "{}: {}", lie.what, ran.stdout);
+        let codes = ran.codes();
+        assert!(codes.len() == 1 && lie.codes.contains(&codes[0].as_str()), "{}: {}", lie.what, ran.stdout);
+        let finding = ran.finding(&codes[0]);
+        assert_eq!(finding["severity"], "warning", "{}", lie.what);
+        assert!(finding.to_string().contains(lie.says), "{}: {finding}", lie.what);
+        assert_eq!(bob.read(NOTE), NOTE_TEXT, "{}", lie.what);
+        // What was made here is what is known here, and a second look changes nothing of it.
+        assert_eq!(bob.run(), "replayed", "{}", lie.what);
+        assert!(bob.read(NOTE) == NOTE_TEXT && !bob.has("zoo"));
+        bob.fsck();
+    }
+}
+
+#[test]
+fn somebody_elses_run_under_another_key_is_refused() {
+    let (bare, ada, bob) = pushed();
+    ada.write("data/words.txt", "evil\n");
+    ada.run();
+    ada.cbia(["push"]).ok();
+    let (mine, other) = (run_name(&bob), bare.refs("refs/cbia/runs"));
+    let evil = other.iter().find(|(name, _)| *name != mine).unwrap().1.clone();
+    bare.git(["update-ref", &mine, &evil]);
+    for (name, _) in bare.refs("refs/cbia/cache") {
+        bare.git(["update-ref", "-d", &name]);
+    }
+    let ran = bob.cbia(["run", "--json"]).ok();
+    assert_eq!(ran.gen_status(), "executed");
+    assert!(ran.finding("shared-refused")["message"].as_str().unwrap().contains("belongs to another run"));
+    assert_eq!(bob.read(NOTE), NOTE_TEXT);
+}
+
+/// The ref of the run of what is in the work tree.
+fn run_name(repo: &Repo) -> String {
+    let document = repo.cbia(["status", "--json"]).ok().json();
+    format!("refs/cbia/runs/{}/{}", document["state_key"].as_str().unwrap(), document["executor_key"].as_str().unwrap())
+}
+
+#[test]
+fn another_result_under_a_known_key_changes_nothing_and_both_writers_are_named() {
+    let (bare, _, bob) = pushed();
+    // Bob has a result of his own, and the remote has another one under the same names.
+    bob.cbia(["run", "--offline"]).ok();
+    let before = bob.refs("refs/cbia/runs");
+    let eve = colleague("Eve", &bare);
+    eve.cbia(["run", "--offline"]).ok();
+    let (name, tip) = eve.only_ref("refs/cbia/runs");
+    let forged = on_tree(&eve, &tip, &changed_tree(&eve, &tip, &[(NOTE, Some("evil\n"))]));
+    let (ledger, record) = eve.only_ref("refs/cbia/ledger");
+    let text = eve.git(["cat-file", "commit", &record]).replace(&tip, &forged) + "\n";
+    let lying = eve.git_with(["hash-object", "-t", "commit", "-w", "--stdin"], text.as_bytes());
+    eve.git(["update-ref", &name, &forged]);
+    eve.git(["update-ref", &ledger, &lying]);
+    eve.git(["push", "-q", "-f", "team", &format!("{name}:{name}"), "refs/cbia/ledger:refs/cbia/ledgers/eve-example.org"]);
+
+    for command in [&["fetch", "--json"][..], &["push", "--json"], &["push", "--all", "--json"]] {
+        let ran = bob.cbia(command).exits(1);
+        let message = ran.finding("shared-conflict")["message"].as_str().unwrap().to_owned();
+        assert!(message.contains("Bob <bob@example.org>") && message.contains("Eve <eve@example.org>"), "{message}");
+        assert_eq!(bob.refs("refs/cbia/runs"), before);
+    }
+    // Everything else was taken on both sides.
+    assert_eq!(bare.refs("refs/cbia/ledgers/bob-example.org").len(), 1);
+    assert_eq!(bare.git(["rev-parse", &name]), forged, "what is there is not overwritten either");
+    assert_eq!((bob.run(), bob.read(NOTE)), ("replayed".to_owned(), NOTE_TEXT.to_owned()));
+}
+
+#[test]
+fn a_remote_that_replaces_what_it_had_is_told() {
+    let (bare, _, bob) = pushed();
+    bob.cbia(["fetch"]).ok();
+    let (name, tip) = run_of(&bare);
+    let tree = changed_tree(&bare, &tip, &[(NOTE, Some("evil\n"))]);
+    bare.git(["update-ref", &name, &on_tree(&bare, &tip, &tree)]);
+    let ran = bob.cbia(["fetch", "--json"]).exits(1);
+    assert!(ran.finding("shared-conflict")["message"].as_str().unwrap().contains("which is written once"));
+    assert_eq!(bob.only_ref("refs/cbia/runs").1, tip);
+    assert_eq!(bob.run(), "replayed");
+}
+
+#[test]
+fn a_ledger_that_is_none_is_refused() {
+    let (bare, _, bob) = pushed();
+    bare.git(["update-ref", "refs/cbia/ledgers/eve", "refs/heads/main"]);
+    let ran = bob.cbia(["fetch", "--json"]).exits(1);
+    assert!(ran.finding("shared-refused")["message"].as_str().unwrap().contains("is no record"));
+    assert_eq!(bob.refs("refs/cbia/seen").len(), 1);
+    assert_eq!(bob.cbia(["log"]).ok().stdout.lines().count(), 1);
+}
