@@ -73,6 +73,11 @@ pub fn collect<'a>(
                     );
                 }
             }
+            // No mode is ever harvested. A repair that sets one has tried what it may not, and is told so.
+            Found::File(print) if phase == Phase::Repair && declared.contains(path) && print.is_executable() => {
+                let message = format!("the repair changes the mode of {path}");
+                findings.push(Finding::error(Code::RepairMode, message).at(path).hint("a repair changes lines only"));
+            }
             Found::File(_) if expected => {}
             Found::File(_) => findings.push(undeclared(path)),
             Found::Other(what) => {
