@@ -142,7 +142,7 @@ pub fn execute(job: &Job<'_>, host: &Host<'_>, permit: Permit<'_>) -> Execution 
     let collected = match judge(&verdict, config, &order, printed) {
         Some(_) if !refusals.is_empty() => Err(refusals),
         Some(finding) => Err(vec![finding]),
-        None => collect(&scratch, job.outputs, job.request.0, &order.bounds),
+        None => collect(&scratch, job.outputs, job.phase, job.request.0, &order.bounds),
     };
     // The supervisor sees its channel closed, removes the scratch directory, and ends, while what was read is verified here.
     drop(channel);

@@ -55,6 +55,7 @@ pub struct Collected<'a> {
 pub fn collect<'a>(
     scratch: &Scratch,
     outputs: &'a Outputs,
+    phase: Phase,
     request: &RepoPath,
     bounds: &Bounds,
 ) -> Result<Collected<'a>, Vec<Finding>> {
@@ -74,7 +75,7 @@ pub fn collect<'a>(
                 }
             }
             // No mode is ever harvested. A repair that sets one has tried what it may not, and is told so.
-            Found::File(print) if phase == Phase::Repair && declared.contains(path) && print.is_executable() => {
+            Found::File(file) if phase == Phase::Repair && declared.contains(path) && file.print.is_executable() => {
                 let message = format!("the repair changes the mode of {path}");
                 findings.push(Finding::error(Code::RepairMode, message).at(path).hint("a repair changes lines only"));
             }
