@@ -1,6 +1,6 @@
 //! Making room on a remote: the oldest runs and cache entries there go, so that it stays under a number of refs.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{Remote, ShareError, Sharing};
 use crate::document::digest::Digest;
@@ -104,31 +104,37 @@ impl Store {
         };
         let about = |name: &str| About::of(name.strip_prefix("refs/cbia/")?);
         let mut runs: Vec<(i64, &str, Oid, RunKeys)> = Vec::new();
-        let mut entries: Vec<(i64, &str, Oid, Digest)> = Vec::new();
+        let mut entries: BTreeMap<Digest, (&str, Oid)> = BTreeMap::new();
         for (name, id) in listed {
             match about(name) {
                 Some(about @ About::Run(keys)) => runs.push((heard.recorded(about).unwrap_or(i64::MAX), name, *id, keys)),
-                Some(about @ About::Entry(key)) => entries.push((heard.recorded(about).unwrap_or(i64::MAX), name, *id, key)),
+                Some(About::Entry(key)) => drop(entries.insert(key, (name, *id))),
                 None => {}
             }
         }
         // The oldest first.
         runs.sort();
-        entries.sort();
+        let mut named: HashMap<&Digest, usize> = HashMap::new();
+        for key in runs.iter().flat_map(|run| heard.keys_of(&run.3)) {
+            *named.entry(key).or_default() += 1;
+        }
         let by_number = keep.runs.map_or(0, |keep| runs.len().saturating_sub(keep));
         let excess = keep.refs.map_or(0, |most| listed.len().saturating_sub(most));
         let free = |at: usize| !rests(&runs[at].3, &runs[at].2);
-        let (mut going, mut gone): (Vec<(String, Oid)>, BTreeSet<usize>) = (Vec::new(), BTreeSet::new());
+        let mut going: Vec<(String, Oid)> = Vec::new();
         for at in (0..runs.len()).filter(|at| free(*at)) {
             if at >= by_number && going.len() >= excess {
                 break;
             }
-            gone.insert(at);
             going.push((runs[at].1.to_owned(), runs[at].2));
-            let stays: BTreeSet<&Digest> =
-                (0..runs.len()).filter(|other| !gone.contains(other)).flat_map(|other| heard.keys_of(&runs[other].3)).collect();
-            let freed: BTreeSet<&Digest> = heard.keys_of(&runs[at].3).filter(|key| !stays.contains(key)).collect();
-            going.extend(entries.iter().filter(|entry| freed.contains(&entry.3)).map(|entry| (entry.1.to_owned(), entry.2)));
+            for key in heard.keys_of(&runs[at].3) {
+                let Some(count) = named.get_mut(key) else { continue };
+                *count -= 1;
+                // The last run that names it goes.
+                if let (0, Some((name, id))) = (*count, entries.get(key)) {
+                    going.push(((*name).to_owned(), *id));
+                }
+            }
         }
         Ok(going)
     }
