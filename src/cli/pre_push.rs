@@ -11,7 +11,7 @@ use crate::pipeline::counted;
 use crate::store::durable::Durability;
 use crate::store::refs::RefName;
 use crate::store::{Oid, Store};
-use crate::verify::{Evidence, Limits, Means, Nobody, Run, Subject, Update, Verifier};
+use crate::verify::{Evidence, Limits, Means, Run, Subject, Update, Verifier};
 
 /// Before a push: verifies what is pushed, and uploads the evidence first.
 ///
@@ -66,7 +66,7 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
     let base = ["HEAD", "main", "master"].iter().find_map(|name| seen(&tracked, &format!("{theirs}{name}")));
     let known: Vec<Oid> = tracked.iter().map(|(_, id)| *id).collect();
     let cage = context.environment.cage();
-    let means = Means { cage: &cage, attested: &Nobody, limits: Limits { runs: usize::MAX, ..Limits::default() } };
+    let means = Means { cage: &cage, trust: store.trust().map_err(CommandError::found)?, limits: Limits { runs: usize::MAX, ..Limits::default() } };
     // A run that is pushed by name is here already.
     let mut verifier = Verifier::new(store, Evidence::of(store), means);
     let (mut findings, mut left_alone) = (Vec::new(), 0);
@@ -75,7 +75,7 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
             left_alone += 1;
             continue;
         }
-        let subject = Subject { judged: true, each: false, base, known: known.clone(), pusher: None };
+        let subject = Subject { judged: true, base, known: known.clone(), ..Subject::default() };
         let outcome = verifier.update(update, &subject)?;
         if refuses(&outcome.findings) {
             ui.note(&format!("refused: {}", printable(update.name.as_deref().unwrap_or_default())));

@@ -7,6 +7,7 @@
 //! - `evidence`: the runs that are known, those of the same push among them.
 //! - `paths`: which paths are generated, by the declaration of the commit and of the one before it.
 //! - `state`: a tree's state, and the runs of it that hold.
+//! - `trust`: whose word a run needs, and who gave it.
 //! - `cover`: the rule for single artifacts, where a state has no run.
 //! - `diagnose`: why a stored run does not hold.
 //! - `update`: a branch or tag that moves, and the policy that judges it.
@@ -18,6 +19,7 @@ pub mod evidence;
 mod paths;
 pub mod refs;
 pub mod state;
+mod trust;
 pub mod update;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -28,6 +30,7 @@ use crate::document::finding::{Code, Finding, spelled};
 use crate::document::path::RepoPath;
 use crate::pipeline::PipelineError;
 use crate::policy::Cage;
+use crate::store::attest::Trust;
 use crate::store::{Oid, Store, StoreError};
 
 pub use self::evidence::{Evidence, Run};
@@ -82,27 +85,12 @@ impl Default for Limits {
     }
 }
 
-/// Who has attested a run, as far as a commit's list of signers says.
-pub trait Attested {
-    /// The names of the signers of `run` whom the file at `signers` in the tree `by` allows.
-    fn signers(&self, store: &Store, run: &Run, by: Oid, signers: &str) -> Result<Vec<String>, VerifyError>;
-}
-
-/// Attestations are not looked at: nobody has attested anything.
-pub struct Nobody;
-
-impl Attested for Nobody {
-    fn signers(&self, _store: &Store, _run: &Run, _by: Oid, _signers: &str) -> Result<Vec<String>, VerifyError> {
-        Ok(Vec::new())
-    }
-}
-
 /// What a verification is done with.
 pub struct Means<'a> {
     /// Where policies are evaluated.
     pub cage: &'a Cage,
-    /// Who has attested what.
-    pub attested: &'a dyn Attested,
+    /// Whose word a run needs.
+    pub trust: Trust,
     /// What is done at most.
     pub limits: Limits,
 }
@@ -140,6 +128,8 @@ pub struct Verifier<'a> {
     evidence: Evidence<'a>,
     /// Runs that were derived again by themselves, by their tip and the keys that they are called by.
     derived: HashMap<(Oid, Digest, Digest), Rc<Result<state::Derived, Finding>>>,
+    /// Whose word counts for runs.
+    signers: trust::Signers,
     /// Trees that were found in order, by themselves and the tree before them.
     verdicts: HashMap<(Oid, Option<Oid>), Rc<TreeVerdict>>,
     /// Blobs that were seen to have a SHA-256.
@@ -157,6 +147,7 @@ impl<'a> Verifier<'a> {
             store,
             evidence,
             derived: HashMap::new(),
+            signers: trust::Signers::default(),
             verdicts: HashMap::new(),
             hashed: HashSet::new(),
             runs_left: means.limits.runs,

@@ -33,7 +33,9 @@ impl Verifier<'_> {
                 self.is_commit(name, new).and_then(|()| diagnose::chain(self.store, &run))
             }
             Place::Cache(key) => self.store.check_entry_at(&key, name, new),
-            Place::Attestation(..) | Place::Ordinary | Place::Replace | Place::Private | Place::Unknown => Ok(()),
+            // Signatures are checked by programs, and one push may bring only so many.
+            Place::Attestation(state_key, executor_key) => self.store.check_attestation(name, new, &state_key, &executor_key),
+            Place::Ordinary | Place::Replace | Place::Private | Place::Unknown => Ok(()),
         };
         Ok(found.err().into_iter().collect())
     }
