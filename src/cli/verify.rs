@@ -103,7 +103,10 @@ fn again(context: &Context<'_>, runs: &[Run]) -> Result<Vec<Finding>, CommandErr
 fn tell(document: UpdateDocument, findings: Vec<Finding>, artifacts: usize, format: Option<Format>, ui: &mut Ui) -> u8 {
     let refused = refuses(&findings);
     match format {
-        Some(format) => ui.line(&format.render(&findings, artifacts)),
+        Some(format) => {
+            let code = if refused { exit::DENIED } else { exit::DONE };
+            ui.line(&format.render(&findings, artifacts, "verify", code));
+        }
         None => {
             ui.findings(&findings);
             let short = |text: &Option<String>| text.as_ref().map(|id| id[..12.min(id.len())].to_owned()).unwrap_or_default();

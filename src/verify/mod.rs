@@ -73,6 +73,8 @@ pub struct Limits {
     pub runs: usize,
     /// Stored runs that are searched for a single artifact.
     pub searched: usize,
+    /// Attestations that are pushed: each takes a few processes.
+    pub attestations: usize,
     /// Refs in one push.
     pub refs: usize,
     /// Changed paths that the push policy is told.
@@ -81,7 +83,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { commits: 1_000_000, runs: 1_000, searched: 10_000, refs: 10_000, changed: 20_000 }
+        Self { commits: 1_000_000, runs: 1_000, attestations: 1_000, searched: 10_000, refs: 10_000, changed: 20_000 }
     }
 }
 
@@ -136,6 +138,7 @@ pub struct Verifier<'a> {
     hashed: HashSet<(Oid, Digest)>,
     runs_left: usize,
     commits_left: usize,
+    attestations_left: usize,
     /// Every run that something rests on.
     rests_on: BTreeMap<String, Run>,
 }
@@ -152,6 +155,7 @@ impl<'a> Verifier<'a> {
             hashed: HashSet::new(),
             runs_left: means.limits.runs,
             commits_left: means.limits.commits,
+            attestations_left: means.limits.attestations,
             rests_on: BTreeMap::new(),
             means,
         }
@@ -164,17 +168,30 @@ impl<'a> Verifier<'a> {
 
     /// Counts one more run that is derived again; a finding when there were too many.
     fn spend_run(&mut self) -> Result<(), Finding> {
-        match self.runs_left.checked_sub(1) {
-            Some(left) => {
-                self.runs_left = left;
-                Ok(())
-            }
-            None => {
-                let message = format!("more than {} runs would have to be derived again", self.means.limits.runs);
-                Err(Finding::error(Code::PushTooLarge, message).hint("push fewer commits at a time"))
-            }
-        }
+        let limit = self.means.limits.runs;
+        let finding = || {
+            let message = format!("more than {limit} runs would have to be derived again");
+            Finding::error(Code::PushTooLarge, message).hint("push fewer commits at a time")
+        };
+        spend(&mut self.runs_left).then_some(()).ok_or_else(finding)
     }
+
+    /// The same for attestations that are pushed.
+    fn spend_attestation(&mut self) -> Result<(), Finding> {
+        let limit = self.means.limits.attestations;
+        let finding = || {
+            let message = format!("more than {limit} attestations are pushed at once");
+            Finding::error(Code::PushTooLarge, message).hint("push fewer refs at a time")
+        };
+        spend(&mut self.attestations_left).then_some(()).ok_or_else(finding)
+    }
+}
+
+/// Takes one of what is left; whether there was one.
+fn spend(left: &mut usize) -> bool {
+    let there = *left > 0;
+    *left = left.saturating_sub(1);
+    there
 }
 
 /// A finding for what cannot be read: it is not believed to be in order.

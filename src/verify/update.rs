@@ -88,7 +88,8 @@ impl Verifier<'_> {
         let hex = |id: Option<Oid>| id.map(|id| id.to_string());
         let document =
             UpdateDocument { r#ref: update.name.clone(), old: hex(update.old), new: hex(update.new), state_key: None, run: None };
-        let mut outcome = Outcome { document, findings: self.guarded(update)?, verdict: TreeVerdict::default() };
+        let findings = self.guarded(update)?;
+        let mut outcome = Outcome { document, findings, verdict: TreeVerdict::default() };
         if !outcome.findings.is_empty() || update.name.as_deref().is_some_and(|name| name.starts_with("refs/cbia/")) {
             return Ok(outcome);
         }
