@@ -31,7 +31,9 @@ impl Format {
             findings: findings.to_vec(),
         };
         let text = match self {
-            Format::Sarif => String::from_utf8_lossy(&json::pretty(&to_sarif(&report, env!("CARGO_PKG_VERSION"), exit_code))).into_owned(),
+            Format::Sarif => {
+                String::from_utf8_lossy(&json::pretty(&to_sarif(&report, env!("CARGO_PKG_VERSION"), exit_code))).into_owned()
+            }
             Format::Junit => to_junit(&report, by),
         };
         text.trim_end().to_owned()

@@ -36,7 +36,7 @@ impl Verifier<'_> {
     ) -> Result<(), VerifyError> {
         let runs = self.evidence.all(self.means.limits.searched)?;
         let mut covering: BTreeMap<Oid, Run> = BTreeMap::new();
-        let (mut unknown, mut wrong) = (0, Vec::new());
+        let (mut unknown, mut doubted, mut wrong) = (0, false, Vec::new());
         for (path, id) in subject.files {
             if !subject.paths.declared().contains(path) {
                 wrong.push(subject.undeclared(path));
@@ -48,7 +48,10 @@ impl Verifier<'_> {
                     covering.insert(run.tip, run);
                 }
                 Found::Stale(run, stale) => wrong.push(told(path, &run, stale)),
-                Found::Doubted(run) => wrong.extend(self.doubts_of(&run).iter().cloned()),
+                Found::Doubted(run) => {
+                    doubted = true;
+                    wrong.extend(self.doubts_of(&run).iter().cloned());
+                }
                 Found::Unknown => {
                     unknown += 1;
                     let message = format!("no admitted run that is known here produced {path}");
@@ -69,7 +72,8 @@ impl Verifier<'_> {
             }
         }
         wrong.extend(subject.missing().filter(|path| !pruned.contains(*path)).map(absent));
-        if !covering.is_empty() {
+        // What a run has seen that does not count yet is not out of date.
+        if !covering.is_empty() && !doubted {
             wrong.extend(unseen(subject.inputs, &seen));
         }
         // A state that the gates refuse is refused, whoever produced its files.

@@ -73,21 +73,40 @@ impl Verifier<'_> {
         Ok([missing].into_iter().chain(attested.findings.into_iter().map(told)).collect())
     }
 
-    /// The maintainers, by the list of the tree `by`, who have attested a run of the state of `tree` that holds.
-    pub(super) fn maintainers(&mut self, tree: Oid, by: Oid) -> Result<Vec<String>, VerifyError> {
-        let Some(list) = self.store.signers_file(by, MAINTAINERS)? else { return Ok(Vec::new()) };
+    /// The runs of a tree's own state that count. A run of another state was attested for what that one held.
+    pub(super) fn own_runs(&mut self, tree: Oid) -> Result<Vec<Run>, VerifyError> {
         let source = ExecutorSource::Resolved(Box::new(crate::executor::resolve::builtin()));
         // A state that cannot be read has no run.
         let Ok(inputs) = inputs::take(self.store, From::Tree(tree), &source) else { return Ok(Vec::new()) };
-        let mut names = BTreeSet::new();
+        let mut found = Vec::new();
         for run in self.evidence.of_state(&inputs.state_key())? {
             if self.derive(&run)?.is_ok() {
-                let refs = self.evidence.attestations(&run.state_key, &run.executor_key)?;
-                let attested = self.store.attested_by(&refs, run.tip, &run.state_key, &run.executor_key, &list)?;
-                names.extend(attested.distinct().into_iter().map(|signer| signer.principal.clone()));
+                found.push(run);
             }
         }
+        Ok(found)
+    }
+
+    /// The maintainers, by the list of the tree `by`, who have attested one of these runs.
+    pub(super) fn maintainers(&self, runs: &[Run], by: Oid) -> Result<Vec<String>, VerifyError> {
+        let Some(list) = self.store.signers_file(by, MAINTAINERS)? else { return Ok(Vec::new()) };
+        let mut names = BTreeSet::new();
+        for run in runs {
+            let refs = self.evidence.attestations(&run.state_key, &run.executor_key)?;
+            let attested = self.store.attested_by(&refs, run.tip, &run.state_key, &run.executor_key, &list)?;
+            names.extend(attested.distinct().into_iter().map(|signer| signer.principal.clone()));
+        }
         Ok(names.into_iter().collect())
+    }
+
+    /// What stands against a change of the lists of signers where nobody maintains them: the signers that they had have a word.
+    pub(super) fn lists_changed(&mut self, tree: Oid) -> Result<Option<Finding>, VerifyError> {
+        if self.means.trust == Trust::Content || self.signers.list.is_none() || !self.own_runs(tree)?.is_empty() {
+            return Ok(None);
+        }
+        let message = "the lists of signers change, and no run of the new state is attested by those who are listed";
+        let hint = "git cbia run, and a signer of the list as it was runs git cbia attest";
+        Ok(Some(Finding::error(Code::AttestationMissing, message).at(RUNNERS).hint(hint)))
     }
 }
 

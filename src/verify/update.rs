@@ -10,8 +10,8 @@ use crate::document::finding::{Code, Finding, Severity, refuses, spelled};
 use crate::document::machine::UpdateDocument;
 use crate::document::path::{RepoPath, printable};
 use crate::document::push_input::{Attestation, PushInput, PushedUpdate, Pusher, UpdateKind};
-use crate::gate::paths::is_policy_test;
-use crate::gate::signers::MAINTAINERS;
+use crate::gate::paths::{EXECUTOR_CONFIG_PATH, is_policy_test};
+use crate::gate::signers::{MAINTAINERS, RUNNERS};
 use crate::pipeline::inputs::{self, ExecutorSource, From};
 use crate::pipeline::rederive::{Forgetful, gates};
 use crate::policy::{Bundle, DEFAULT_BUNDLE, Decision, PUSH_FOLDER, PUSH_QUERY, PolicyFile, Question, evaluate};
@@ -114,7 +114,8 @@ impl Verifier<'_> {
             None => Vec::new(),
         };
         if subject.judged {
-            findings = self.judged(update, &ends, subject, findings)?;
+            let own = outcome.verdict.run.clone();
+            findings = self.judged(update, &ends, subject, findings, own)?;
         }
         outcome.findings = cut(unique(findings));
         outcome.document.state_key = outcome.verdict.state_key;
@@ -214,6 +215,7 @@ impl Verifier<'_> {
         ends: &Ends,
         subject: &Subject,
         mut findings: Vec<Finding>,
+        own: Option<Run>,
     ) -> Result<Vec<Finding>, VerifyError> {
         let tree = |id: Option<Oid>| id.map(|id| self.store.tree_of(&id)).transpose();
         let Ends { old, new, .. } = *ends;
@@ -240,6 +242,12 @@ impl Verifier<'_> {
             Some(tree) => self.store.thing_at(tree, MAINTAINERS)?.is_some(),
             None => false,
         };
+        let list = |path: &[u8]| [RUNNERS, MAINTAINERS].iter().any(|list| path == list.as_bytes());
+        if let (Some(tree), false) = (new_tree, maintained)
+            && changed.iter().any(|difference| list(&difference.path))
+        {
+            findings.extend(self.lists_changed(tree)?);
+        }
         let (bundle, default) = push_bundle(self.store, judge_tree)?;
         let control = |path: &[u8]| ["policy/", "control/", "schemas/"].iter().any(|folder| path.starts_with(folder.as_bytes()));
         let quiet = findings.is_empty() && !(maintained && changed.iter().any(|difference| control(&difference.path)));
@@ -254,7 +262,12 @@ impl Verifier<'_> {
             (Some(_), Some(_)) => UpdateKind::Rewind,
         };
         let attestations = match (maintained, judge_tree, new_tree) {
-            (true, Some(by), Some(tree)) => self.maintainers(tree, by)?,
+            (true, Some(by), Some(tree)) => {
+                // The state does not tell the executor; where that changes, it is the run that the tree was verified by.
+                let executor = changed.iter().any(|difference| difference.path == EXECUTOR_CONFIG_PATH.as_bytes());
+                let runs = if executor { own.into_iter().collect() } else { self.own_runs(tree)? };
+                self.maintainers(&runs, by)?
+            }
             _ => Vec::new(),
         };
         let limit = self.means.limits.changed;

@@ -10,8 +10,7 @@ use super::support::{NOTE, PIPELINE, Repo};
 const RUNNERS: &str = "control/runners.allowed_signers";
 const MAINTAINERS: &str = "control/maintainers.allowed_signers";
 /// The branch with all the evidence there is.
-const WITH_ALL: &[&str] =
-    &["main", "refs/cbia/runs/*:refs/cbia/runs/*", "refs/cbia/attestations/*:refs/cbia/attestations/*"];
+const WITH_ALL: &[&str] = &["main", "refs/cbia/runs/*:refs/cbia/runs/*", "refs/cbia/attestations/*:refs/cbia/attestations/*"];
 
 /// The public half of a key, which is made when it is first asked for.
 fn public(repo: &Repo, name: &str) -> String {
@@ -160,6 +159,16 @@ fn signers_are_those_of_before_the_push() {
     repo.commit();
     attest(repo, "eve");
     doors.refuses("her own list", WITH_ALL, &["attestation-missing", "attestation-invalid"]);
+    // Nor is a list changed under the word of before, without a run.
+    repo.git(["reset", "-q", "--hard", &doors.base]);
+    repo.remove(RUNNERS);
+    repo.commit();
+    forget_attestations(repo);
+    doors.refuses("no list", WITH_ALL, &["attestation-missing"]);
+    repo.git(["reset", "-q", "--hard", "HEAD@{2}"]);
+    next_word(repo, "five\n");
+    attest(repo, "eve");
+    doors.refuses("her own list, and what it would admit", WITH_ALL, &["attestation-missing", "attestation-invalid"]);
     // Where a new branch has no commit before, it is the main branch's.
     let refused = doors.push(&["origin", "main:refs/heads/other"]).exits(1);
     assert!(codes(&refused.stderr, "error: ").contains("attestation-missing"), "{}", refused.stderr);
@@ -265,14 +274,19 @@ fn what_is_no_attestation_takes_nobodys_place() {
     let good = repo.git(["rev-parse", &name]);
     let of_eve = repo.git(["rev-parse", &attest(repo, "eve")]);
     let head = repo.git(["rev-parse", "HEAD"]);
-    let tag = repo.git_with(["hash-object", "-t", "tag", "-w", "--literally", "--stdin"], b"object x\n");
+    repo.git(["tag", "-m", "x", "mine"]);
+    let tag = repo.git(["rev-parse", "refs/tags/mine"]);
     let before = doors.server.files(&[]);
-    for (what, id) in [("a commit", &head), ("another's", &of_eve), ("a tag of nothing", &tag)] {
+    for (what, id) in [("a commit", &head), ("another's", &of_eve), ("a tag of something else", &tag)] {
         let refspec = format!("{id}:{name}");
         let client = doors.push(&["origin", &refspec]).exits(1);
         let server = doors.push(&["--no-verify", "origin", &refspec]).exits(1);
         let wanted = BTreeSet::from(["attestation-invalid".to_owned()]);
-        assert_eq!((codes(&client.stderr, "error: "), codes(&server.stderr, "remote: error: ")), (wanted.clone(), wanted), "{what}");
+        assert_eq!(
+            (codes(&client.stderr, "error: "), codes(&server.stderr, "remote: error: ")),
+            (wanted.clone(), wanted),
+            "{what}"
+        );
     }
     assert_eq!(doors.server.files(&[]), before);
     // Anybody may attest; who counts is said by the list.
@@ -293,7 +307,10 @@ fn a_setting_that_means_nothing_refuses_everything() {
         let client = doors.push(&["origin", "main"]).exits(1);
         let server = doors.push(&["--no-verify", "origin", "main"]).exits(1);
         let wanted = BTreeSet::from(["setting-invalid".to_owned()]);
-        assert_eq!((codes(&client.stderr, "error: "), codes(&server.stderr, "remote: error: ")), (wanted.clone(), wanted.clone()));
+        assert_eq!(
+            (codes(&client.stderr, "error: "), codes(&server.stderr, "remote: error: ")),
+            (wanted.clone(), wanted.clone())
+        );
         assert_eq!(doors.client.cbia(["verify", "--json"]).exits(3).codes(), ["setting-invalid"]);
         assert_eq!(doors.client.cbia(["fetch", "--json"]).exits(3).codes(), ["setting-invalid"]);
     }
@@ -309,7 +326,10 @@ fn evidence_goes_before_the_branch_as_it_is_configured() {
     repo.git(["config", "cbia.push", "never"]);
     let ran = doors.push(&["origin", "main"]).exits(1);
     assert!(ran.stderr.contains("git cbia: 1 ref verified, the evidence not uploaded: cbia.push is never\n"), "{}", ran.stderr);
-    assert_eq!(codes(&ran.stderr, "remote: error: "), BTreeSet::from(["evidence-missing".to_owned(), "gen-unadmitted".to_owned()]));
+    assert_eq!(
+        codes(&ran.stderr, "remote: error: "),
+        BTreeSet::from(["evidence-missing".to_owned(), "gen-unadmitted".to_owned()])
+    );
     repo.git(["config", "cbia.push", "on-pre-push"]);
     repo.git(["config", "cbia.writer", "ci-1"]);
     let ran = doors.push(&["origin", "main"]).ok();

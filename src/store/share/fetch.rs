@@ -228,8 +228,11 @@ impl Store {
             let name = run_name(rest).ok_or_else(|| refuse("its name is not that of a run".into()))?;
             // Before it is looked into, which costs more.
             if let Some(why) = self.distrusted(sharing, prefix, name, id, &signers).map_err(|e| refuse(spelled(&e)))? {
-                let message =
-                    format!("the run {} on {} is not used: cbia.trust is signed, and {why}", id.to_hex_with_len(12), remote.shown());
+                let message = format!(
+                    "the run {} on {} is not used: cbia.trust is signed, and {why}",
+                    id.to_hex_with_len(12),
+                    remote.shown()
+                );
                 let hint = format!("an allowed signer runs git cbia attest {} and git cbia push", id.to_hex_with_len(12));
                 return Err(Finding::warning(Code::SharedUntrusted, message).at(&at).hint(hint));
             }
