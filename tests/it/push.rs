@@ -388,7 +388,7 @@ fn the_policy_before_the_push_judges_it() {
     repo.write("policy/push/push.rego", "package push\n\ndefault allow := true\n");
     repo.replace(NOTE, "brief", "Brief");
     repo.commit();
-    doors.refuses("its own policy", MAIN, &["gen-edited"]);
+    doors.refuses("its own policy", MAIN, &["evidence-missing", "gen-unadmitted"]);
     repo.git(["reset", "-q", "--hard", &doors.base]);
     repo.write("policy/push/push.rego", allow);
     repo.commit();
