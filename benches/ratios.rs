@@ -1,6 +1,6 @@
 //! How long `git cbia` takes, as ratios to what git takes for the same files in the same session.
 //!
-//! `cargo bench --bench ratios [-- unchanged|replay|store|inputs|executor|verify|memory …]`; without a name all but `memory` are run. The contenders of
+//! `cargo bench --bench ratios [-- unchanged|replay|store|phases|inputs|executor|verify|memory …]`; without a name all but `memory` are run. The contenders of
 //! a case take turns, so that a busy machine slows all of them. Nothing is asserted about time: the figures are for a person to read.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![expect(clippy::disallowed_methods, reason = "a benchmark starts whole processes and takes arguments")]
@@ -36,10 +36,11 @@ fn main() {
     let wants = |name: &str| asked.iter().any(|asked| asked == name) || asked.is_empty() && name != "memory";
     /// A measurement, and its name on the command line.
     type Case = (&'static str, fn(&Path));
-    let cases: [Case; 7] = [
+    let cases: [Case; 8] = [
         ("unchanged", unchanged),
         ("replay", replay),
         ("store", store),
+        ("phases", phases),
         ("inputs", inputs),
         ("executor", executor),
         ("verify", verify),
@@ -164,6 +165,46 @@ fn store(folder: &Path) {
             2 => timed(|| cbia(&repo, &["run"])),
             _ => timed(|| cbia(&repo, &["run", "--dry-run"])),
         }
+    });
+}
+
+/// The phases after GEN over output that is known, with a schema, a normal form and rules: everything from CHECK to EVAL is done again, and the
+/// command around it too.
+fn phases(folder: &Path) {
+    let noise = noise();
+    let lines: Vec<String> = noise.lines().map(|line| format!("    \"{line}\"")).collect();
+    let text = |path: &str| format!("{{\n  \"lines\": [\n{}\n  ],\n  \"path\": \"{path}\"\n}}\n", lines.join(",\n"));
+    let repo = pipeline(&folder.join("repo"), MANY, 0);
+    write(&repo.join("control/templates/page.md.j2"), text("{{ artifact.path }}").as_bytes());
+    write(&repo.join("schemas/page.schema.json"), br#"{"type": "object", "required": ["lines", "path"]}"#);
+    let declare = |round: usize| {
+        let at = repo.join("control/pipeline.json");
+        let mut pipeline: Value = serde_json::from_slice(&fs::read(&at).unwrap()).unwrap();
+        pipeline["check"] = json!({"schemas": [{"paths": "artifacts/**", "schema": "schemas/page.schema.json"}],
+            "canonical": [format!("round-{round}")]});
+        pipeline["struct"] = json!({"normalize": [{"paths": "**", "format": "json"}]});
+        pipeline["select"] = json!({"rules": [{"paths": "**", "keep": true, "reason": "all"}]});
+        write(&at, pipeline.to_string().as_bytes());
+    };
+    declare(0);
+    cbia(&repo, &["run"]);
+    let mut round = 0;
+    let mut table = Table::new(5, &["git add -A; git write-tree", "git-cbia run, GEN known and the rest not"]);
+    table.run(|contender| {
+        round += 1;
+        if contender == 1 {
+            declare(round);
+            return timed(|| cbia(&repo, &["run"]));
+        }
+        let other = folder.join(format!("other-{round}"));
+        init(&other);
+        for path in (0..MANY).map(artifact) {
+            write(&other.join(&path), text(&path).as_bytes());
+        }
+        timed(|| {
+            git(&other, &["add", "-A"]);
+            git(&other, &["write-tree"]);
+        })
     });
 }
 

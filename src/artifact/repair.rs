@@ -91,7 +91,8 @@ pub fn bound(before: &dyn Artifacts, after: &dyn Artifacts, capsule: &RepairCaps
     let (inserted, deleted) = (sum(|c| c.inserted), sum(|c| c.deleted));
     if spent > capsule.max_changed_lines {
         let message = format!("the repair inserts {inserted} lines and deletes {deleted}, which is more than it may change");
-        let finding = Finding::error(Code::RepairLines, message).expected(capsule.max_changed_lines, spent);
+        let finding =
+            Finding::error(Code::RepairLines, message).expected(format!("at most {}", capsule.max_changed_lines), spent);
         findings.push(finding.hint("raise repair.max_changed_lines, or mend what generates the artifacts"));
     }
     if !(1..=capsule.attempts).contains(&attempt) {

@@ -128,6 +128,7 @@ pub fn print(document: &PromoteDocument, ui: &mut Ui) {
         }
         (PromoteOutcome::Promoted, PromoteMode::Stage) => ui.line(&format!("staged {count} on {onto}; git commit commits them")),
         (PromoteOutcome::Promoted, PromoteMode::Patch) => ui.line(&format!("wrote the patch of {count}; git apply applies it")),
+        (PromoteOutcome::AlreadyPromoted, PromoteMode::Stage) => ui.line(&format!("already staged: the index has all {count}")),
         (PromoteOutcome::AlreadyPromoted, _) => ui.line(&format!("already promoted: {onto} has all {count}")),
         (PromoteOutcome::Refused | PromoteOutcome::Failed, _) => ui.line("refused: nothing was promoted"),
     }

@@ -105,7 +105,8 @@ fn promote(context: &Context<'_>, document: &mut RunDocument, ui: &mut Ui) -> u8
 
 /// What it all comes to, in one line.
 fn verdict(report: &Report, mode: Mode) -> String {
-    let stopped = report.document.phases.iter().find(|phase| phase.status == PhaseStatus::Failed);
+    // A refused repair has failed after the CHECK that it was for.
+    let stopped = report.document.phases.iter().rfind(|phase| phase.status == PhaseStatus::Failed);
     let at = stopped.map_or("GEN", |phase| phase.phase.as_str());
     match (report.ended, mode) {
         (Ended::Done, Mode::Run) => "admitted".to_owned(),
@@ -180,7 +181,8 @@ pub fn print(document: &RunDocument, ui: &mut Ui) {
             (Phase::OpaGate, PhaseStatus::Passed) => line.push_str(" data.assurance.allow = true"),
             (Phase::OpaGate, PhaseStatus::Failed) => line.push_str(" data.assurance.allow is not true"),
             (Phase::Gen, PhaseStatus::Executed | PhaseStatus::Replayed) => {
-                let count = document.artifacts.len();
+                // A run that a later phase stopped has no artifacts; GEN has made some all the same.
+                let count = phase.artifacts.len().max(document.artifacts.len());
                 let key = phase.cache_key.map(|key| key.short()).unwrap_or_default();
                 let artifacts = if count == 0 {
                     String::new()

@@ -76,7 +76,14 @@ impl Ui {
         }
         for finding in findings.iter().take(MAX_PRINTED) {
             let severity = if finding.severity == Severity::Error { "error" } else { "warning" };
-            let mut text = format!("{severity}: {} [{}]", printable_lines(&finding.message), finding.code);
+            let message = printable_lines(&finding.message);
+            // The code goes with the sentence, not with the last line of a diff below it.
+            let (sentence, below) = message.split_once('\n').unwrap_or((&message, ""));
+            let mut text = format!("{severity}: {} [{}]", sentence.trim_end_matches(':'), finding.code);
+            if !below.is_empty() {
+                text.push_str(":\n");
+                text.push_str(below);
+            }
             if let Some(place) = finding.place() {
                 text.push_str(&format!("\n  --> {place}"));
                 if let Some(pointer) = finding.pointer.as_deref().filter(|p| !p.is_empty()) {

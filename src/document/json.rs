@@ -5,7 +5,8 @@
 //! are refused with their place. Writing is deterministic: sorted keys, two spaces, LF, a final newline.
 //! Keys are hashed over RFC 8785 canonical JSON.
 
-use std::fmt;
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
 
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserializer, Serialize};
@@ -125,7 +126,9 @@ impl<'de> Visitor<'de> for Strict<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let (mut items, depth) = (Vec::new(), self.pointer.len());
         loop {
-            self.pointer.push_str(&format!("/{}", items.len()));
+            self.pointer.push('/');
+            // Writing into memory cannot fail.
+            write!(self.pointer, "{}", items.len()).ok();
             let Some(item) = seq.next_element_seed(Strict { pointer: &mut *self.pointer })? else { break };
             self.pointer.truncate(depth);
             items.push(item);
@@ -151,8 +154,8 @@ impl<'de> Visitor<'de> for Strict<'_> {
 }
 
 /// One step of an RFC 6901 pointer, escaped.
-pub fn escape(key: &str) -> String {
-    key.replace('~', "~0").replace('/', "~1")
+pub fn escape(key: &str) -> Cow<'_, str> {
+    if key.contains(['~', '/']) { key.replace('~', "~0").replace('/', "~1").into() } else { key.into() }
 }
 
 /// RFC 8785 canonical JSON.

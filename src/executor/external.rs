@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::harvest::{Harvest, harvest};
+use super::harvest::{Harvest, collect};
 use super::printed::{MAX_PRINTED, Printed, holds_secret};
 use super::scratch::Scratch;
 use super::supervise::{ARGUMENT, SUPERVISE};
@@ -139,14 +139,16 @@ pub fn execute(job: &Job<'_>, host: &Host<'_>, permit: Permit<'_>) -> Execution 
     if !refusals.is_empty() {
         verdict.fate = Fate::Unstartable("it is not allowed to".into());
     }
-    let harvest = match judge(&verdict, config, &order, printed) {
+    let collected = match judge(&verdict, config, &order, printed) {
         Some(_) if !refusals.is_empty() => Err(refusals),
         Some(finding) => Err(vec![finding]),
-        None => harvest(&scratch, job.outputs, job.phase, job.request.0, &order.bounds)
-            .and_then(|harvest| without_secrets(harvest, &secrets)),
+        None => collect(&scratch, job.outputs, job.phase, job.request.0, &order.bounds),
     };
-    // The supervisor sees its channel closed, removes the scratch directory, and ends. Not at the same time as this process does.
+    // The supervisor sees its channel closed, removes the scratch directory, and ends, while what was read is verified here.
     drop(channel);
+    let harvest =
+        collected.and_then(|collected| collected.verify(job.phase)).and_then(|harvest| without_secrets(harvest, &secrets));
+    // Not at the same time as the supervisor does.
     process.wait().ok();
     drop(scratch);
     let mut warnings = Vec::new();

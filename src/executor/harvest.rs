@@ -3,11 +3,12 @@
 //! Nothing it says is believed: every file is opened without following links, must be regular and have one name, and its size and hash are
 //! those of the bytes that are kept.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Read as _;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ffi::CStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 
 use super::scratch::{Print, Scratch};
 use crate::document::digest::Digest;
@@ -20,8 +21,8 @@ use crate::document::schema::{Kind, load};
 
 /// The largest report that is read, in bytes.
 pub const MAX_REPORT_BYTES: u64 = 16 << 20;
-/// Fewer files than this are not worth a thread.
-const SMALLEST_PART: usize = 64;
+/// Fewer folders than this are not worth a thread.
+const FEWEST_FOLDERS: usize = 8;
 /// At most this many findings are told.
 const MAX_FINDINGS: usize = 100;
 
@@ -34,28 +35,49 @@ pub struct Harvest {
     pub tool_versions: BTreeMap<String, String>,
 }
 
-/// Harvests `outputs`. The request, which git cbia itself wrote, is left unread.
-pub fn harvest(
+/// An artifact's bytes and their digest, or why it could not be read.
+type Taken = Result<(Vec<u8>, Digest), Box<Finding>>;
+
+/// What was read of a scratch directory, which is not needed any more: all of it is in memory, and none of it is believed yet.
+#[derive(Debug)]
+pub struct Collected<'a> {
+    outputs: &'a Outputs,
+    /// What is wrong with what lies there.
+    findings: Vec<Finding>,
+    report: Result<Vec<u8>, Vec<Finding>>,
+    /// What is wrong with artifacts that were not read.
+    unread: Vec<Finding>,
+    /// Each artifact that is there, in byte order of path: its bytes and their digest.
+    read: Vec<(&'a RepoPath, Taken)>,
+}
+
+/// Reads `outputs`. The request, which git cbia itself wrote, is left unread.
+pub fn collect<'a>(
     scratch: &Scratch,
-    outputs: &Outputs,
+    outputs: &'a Outputs,
     phase: Phase,
     request: &RepoPath,
     bounds: &Bounds,
-) -> Result<Harvest, Vec<Finding>> {
-    let declared: BTreeSet<&RepoPath> = outputs.artifacts.iter().collect();
-    let mut found = walk(scratch, bounds)?;
+) -> Result<Collected<'a>, Vec<Finding>> {
+    let declared: HashSet<&RepoPath> = outputs.artifacts.iter().collect();
+    let mut found = walk(&Reader::new(scratch, &declared, bounds))?;
     let mut findings = std::mem::take(&mut found.findings);
     for (path, kind) in &found.files {
         let expected =
             declared.contains(path) || path == &outputs.execution_report || path == &outputs.outputs_manifest || path == request;
         match kind {
-            Found::File(print) if scratch.inputs.contains_key(path) => {
-                if scratch.inputs.get(path) != Some(print) {
+            Found::File(file) if scratch.inputs.contains_key(path) => {
+                if scratch.inputs.get(path) != Some(&file.print) {
                     let message = format!("the executor changed its input {path}");
                     findings.push(
                         Finding::error(Code::ExecutorInputChanged, message).at(path).hint("write to the declared outputs only"),
                     );
                 }
+            }
+            // No mode is ever harvested. A repair that sets one has tried what it may not, and is told so.
+            Found::File(file) if phase == Phase::Repair && declared.contains(path) && file.print.is_executable() => {
+                let message = format!("the repair changes the mode of {path}");
+                findings.push(Finding::error(Code::RepairMode, message).at(path).hint("a repair changes lines only"));
             }
             Found::File(_) if expected => {}
             Found::File(_) => findings.push(undeclared(path)),
@@ -70,52 +92,77 @@ pub fn harvest(
         findings.push(Finding::error(Code::ExecutorInputChanged, message).at(path).hint("write to the declared outputs only"));
     }
     let report = match found.absent(&outputs.execution_report) {
-        None => report(scratch, &outputs.execution_report, phase),
+        None => read_report(scratch, &outputs.execution_report),
         Some(_) if matches!(found.files.get(&outputs.execution_report), Some(Found::Other(_))) => Err(Vec::new()),
         Some(finding) if finding.code == Code::OutputMissing => Err(vec![no_report(&outputs.execution_report)]),
         Some(finding) => Err(vec![finding]),
     };
-    let report = match report {
-        Ok(report) => report,
-        Err(more) => {
-            findings.extend(more);
-            return Err(cut(findings));
-        }
-    };
-    let said = reported(&report, &declared, &outputs.execution_report, &mut findings);
-    let mut wanted = Vec::new();
+    let (mut unread, mut read, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
     let mut left = bounds.output_bytes;
-    for path in declared {
-        if let Some(finding) = found.absent(path) {
-            if !matches!(found.files.get(path), Some(Found::Other(_))) {
-                findings.push(finding.hint("every declared artifact must be produced"));
+    let mut paths: Vec<&RepoPath> = declared.into_iter().filter(|_| report.is_ok()).collect();
+    paths.sort_unstable();
+    for path in paths {
+        let file = match found.files.get_mut(path) {
+            Some(Found::File(file)) => file,
+            // It was told of above.
+            Some(Found::Other(_)) => continue,
+            None => {
+                unread.extend(found.absent(path).map(|finding| finding.hint("every declared artifact must be produced")));
+                continue;
             }
-            continue;
-        }
-        let Some(Found::File(print)) = found.files.get(path) else { continue };
-        let Some(rest) = left.checked_sub(print.bytes()) else {
+        };
+        let Some(rest) = left.checked_sub(file.print.bytes()) else {
             let message = format!("the artifacts are larger than the limit: {path} goes beyond it");
-            findings.push(Finding::error(Code::OutputTooLarge, message).at(path).hint("sandbox.limits.output_bytes allows more"));
+            unread.push(Finding::error(Code::OutputTooLarge, message).at(path).hint("sandbox.limits.output_bytes allows more"));
             break;
         };
         left = rest;
-        wanted.push((path, print.bytes()));
-    }
-    let mut artifacts = BTreeMap::new();
-    let taken = in_parallel(&wanted, |(path, bytes)| take(scratch, path, *bytes, said.get(path).copied()));
-    for ((path, _), taken) in wanted.iter().zip(taken) {
-        match taken {
-            Ok(bytes) => drop(artifacts.insert((*path).clone(), bytes)),
-            Err(finding) => findings.push(finding),
+        match file.taken.take() {
+            Some(taken) => read.push((path, taken)),
+            None => skipped.push(path),
         }
     }
-    if findings.is_empty() { Ok(Harvest { artifacts, tool_versions: report.tool_versions }) } else { Err(cut(findings)) }
+    // There was no room for them only if all artifacts together are larger than the limit, which is told already.
+    skipped.retain(|_| !unread.iter().any(|finding: &Finding| finding.code == Code::OutputTooLarge));
+    read.extend(skipped.into_iter().map(|path| (path, Err(unreadable(path, "it was there, and could not be opened").into()))));
+    Ok(Collected { outputs, findings, report, unread, read })
+}
+
+impl Collected<'_> {
+    /// The artifacts, if they are the declared ones, and what the report about `phase` says they are.
+    pub fn verify(self, phase: Phase) -> Result<Harvest, Vec<Finding>> {
+        let Self { outputs, mut findings, report, unread, read } = self;
+        let report = match report.and_then(|bytes| parse_report(&bytes, &outputs.execution_report, phase)) {
+            Ok(report) => report,
+            Err(more) => {
+                findings.extend(more);
+                return Err(cut(findings));
+            }
+        };
+        let declared = outputs.artifacts.iter().collect();
+        let said = reported(&report, &declared, &outputs.execution_report, &mut findings);
+        findings.extend(unread);
+        let mut artifacts = Vec::with_capacity(read.len());
+        for (path, taken) in read {
+            let held = taken
+                .map_err(|finding| *finding)
+                .and_then(|(bytes, digest)| hold(path, &bytes, digest, said.get(path).copied()).map(|()| bytes));
+            match held {
+                Ok(bytes) => artifacts.push((path.clone(), bytes)),
+                Err(finding) => findings.push(finding),
+            }
+        }
+        if !findings.is_empty() {
+            return Err(cut(findings));
+        }
+        Ok(Harvest { artifacts: artifacts.into_iter().collect(), tool_versions: report.tool_versions })
+    }
 }
 
 /// What `action` gives for each item, in their order.
 fn in_parallel<T: Sync, R: Send>(items: &[T], action: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let part = items.len().div_ceil(threads).max(SMALLEST_PART);
+    let part = items.len().div_ceil(threads).max(FEWEST_FOLDERS);
     if items.len() <= part {
         return items.iter().map(action).collect();
     }
@@ -142,8 +189,15 @@ fn unreadable(path: impl std::fmt::Display, error: impl std::fmt::Display) -> Fi
     Finding::error(Code::ScratchFailed, format!("{path}, in the executor's scratch directory, cannot be read: {error}")).at(path)
 }
 
+/// A regular file.
+struct Regular {
+    print: Print,
+    /// What was read of it, if it is an artifact.
+    taken: Option<Taken>,
+}
+
 enum Found {
-    File(Print),
+    File(Regular),
     Other(&'static str),
 }
 
@@ -171,66 +225,115 @@ fn not_regular(path: &RepoPath) -> Finding {
     Finding::error(Code::OutputNotRegular, format!("{path} is not a regular file")).at(path).hint("write a regular file")
 }
 
-/// Everything in the tree.
-fn walk(scratch: &Scratch, bounds: &Bounds) -> Result<Walk, Vec<Finding>> {
+/// Reads a scratch directory.
+struct Reader<'a> {
+    scratch: &'a Scratch,
+    declared: &'a HashSet<&'a RepoPath>,
+    /// How many entries there may be, and how many were found.
+    most: u64,
+    entries: AtomicU64,
+    /// How many bytes of artifacts may still be read.
+    left: AtomicU64,
+}
+
+impl<'a> Reader<'a> {
+    fn new(scratch: &'a Scratch, declared: &'a HashSet<&'a RepoPath>, bounds: &Bounds) -> Self {
+        let (entries, left) = (AtomicU64::new(0), AtomicU64::new(bounds.output_bytes));
+        Self { scratch, declared, most: bounds.output_files, entries, left }
+    }
+}
+
+/// Everything in the tree, one level of folders after the other.
+fn walk(reader: &Reader<'_>) -> Result<Walk, Vec<Finding>> {
     let mut walk = Walk::default();
-    let mut waiting: Vec<Vec<u8>> = vec![Vec::new()];
-    let mut entries = 0;
-    while let Some(folder) = waiting.pop() {
-        let shown = || printable(&String::from_utf8_lossy(&folder));
-        let name: &[u8] = if folder.is_empty() { b"." } else { &folder };
-        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let handle = match rustix::fs::openat(scratch.folder(), name, flags, Mode::empty()) {
-            Ok(handle) => handle,
+    let mut files = Vec::new();
+    let mut level: Vec<Vec<u8>> = vec![Vec::new()];
+    while !level.is_empty() {
+        let listed = in_parallel(&level, |folder| list(reader, folder));
+        level.clear();
+        for listing in listed {
+            let listing = listing?;
+            files.extend(listing.files);
+            walk.findings.extend(listing.findings);
+            level.extend(listing.folders);
+        }
+        walk.folders.extend(level.iter().cloned());
+    }
+    walk.files = files.into_iter().collect();
+    Ok(walk)
+}
+
+/// What lies in one folder.
+#[derive(Default)]
+struct Listing {
+    files: Vec<(RepoPath, Found)>,
+    folders: Vec<Vec<u8>>,
+    findings: Vec<Finding>,
+}
+
+/// Lists one folder, and reads the artifacts in it.
+fn list(reader: &Reader<'_>, folder: &[u8]) -> Result<Listing, Vec<Finding>> {
+    let mut listing = Listing::default();
+    let shown = || printable(&String::from_utf8_lossy(folder));
+    let name: &[u8] = if folder.is_empty() { b"." } else { folder };
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let handle = match rustix::fs::openat(reader.scratch.folder(), name, flags, Mode::empty()) {
+        Ok(handle) => handle,
+        Err(error) => {
+            listing.findings.push(unreadable(shown(), error));
+            return Ok(listing);
+        }
+    };
+    for entry in rustix::fs::Dir::read_from(&handle).map_err(|error| vec![unreadable(shown(), error)])? {
+        let entry = entry.map_err(|error| vec![unreadable(shown(), error)])?;
+        if matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            continue;
+        }
+        if reader.entries.fetch_add(1, Ordering::Relaxed) >= reader.most {
+            let message = format!("the executor left more than {} files", reader.most);
+            return Err(vec![
+                Finding::error(Code::OutputTooLarge, message)
+                    .hint("sandbox.limits.output_files allows more; $TMPDIR is not counted"),
+            ]);
+        }
+        let mut path = Vec::with_capacity(folder.len() + 1 + entry.file_name().count_bytes());
+        path.extend_from_slice(folder);
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(entry.file_name().to_bytes());
+        // Some file systems do not tell what it is.
+        if matches!(entry.file_type(), FileType::RegularFile | FileType::Unknown)
+            && let Ok(path) = RepoPath::from_bytes(&path)
+            && reader.declared.contains(&path)
+            && let Some(file) = take(reader, &handle, entry.file_name(), &path)
+        {
+            listing.files.push((path, Found::File(file)));
+            continue;
+        }
+        let stat = rustix::fs::statat(&handle, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW);
+        let stat = stat.map_err(|error| vec![unreadable(shown(), error)])?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind == FileType::Directory && path.len() <= MAX_PATH_BYTES {
+            listing.folders.push(path);
+            continue;
+        }
+        match RepoPath::from_bytes(&path) {
+            Ok(path) => listing.files.push((path, found(&stat, kind))),
             Err(error) => {
-                walk.findings.push(unreadable(shown(), error));
-                continue;
-            }
-        };
-        let listed = rustix::fs::Dir::read_from(&handle).map_err(|error| vec![unreadable(shown(), error)])?;
-        for entry in listed {
-            let entry = entry.map_err(|error| vec![unreadable(shown(), error)])?;
-            if matches!(entry.file_name().to_bytes(), b"." | b"..") {
-                continue;
-            }
-            entries += 1;
-            if entries > bounds.output_files {
-                let message = format!("the executor left more than {} files", bounds.output_files);
-                return Err(vec![
-                    Finding::error(Code::OutputTooLarge, message)
-                        .hint("sandbox.limits.output_files allows more; $TMPDIR is not counted"),
-                ]);
-            }
-            let mut path = folder.clone();
-            if !path.is_empty() {
-                path.push(b'/');
-            }
-            path.extend_from_slice(entry.file_name().to_bytes());
-            let stat = rustix::fs::statat(&handle, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW);
-            let stat = stat.map_err(|error| vec![unreadable(shown(), error)])?;
-            let kind = FileType::from_raw_mode(stat.st_mode);
-            if kind == FileType::Directory && path.len() <= MAX_PATH_BYTES {
-                walk.folders.insert(path.clone());
-                waiting.push(path);
-                continue;
-            }
-            match RepoPath::from_bytes(&path) {
-                Ok(path) => drop(walk.files.insert(path, found(&stat, kind))),
-                Err(error) => {
-                    let message = format!("the executor left a file with a refused path: {error}");
-                    walk.findings.push(
-                        Finding::error(Code::PathInvalid, message).at(error.path).hint("rename it, or write it to $TMPDIR"),
-                    );
-                }
+                let message = format!("the executor left a file with a refused path: {error}");
+                listing
+                    .findings
+                    .push(Finding::error(Code::PathInvalid, message).at(error.path).hint("rename it, or write it to $TMPDIR"));
             }
         }
     }
-    Ok(walk)
+    Ok(listing)
 }
 
 fn found(stat: &rustix::fs::Stat, kind: FileType) -> Found {
     match kind {
-        FileType::RegularFile => Found::File(Print::from(stat)),
+        FileType::RegularFile => Found::File(Regular { print: Print::from(stat), taken: None }),
         FileType::Symlink => Found::Other("a symbolic link"),
         FileType::Fifo => Found::Other("a named pipe"),
         FileType::Socket => Found::Other("a socket"),
@@ -239,11 +342,11 @@ fn found(stat: &rustix::fs::Stat, kind: FileType) -> Found {
     }
 }
 
-/// Reads at most `limit` bytes of a file that must be regular and have no other name.
-fn read(scratch: &Scratch, path: &RepoPath, limit: u64) -> Result<Option<Vec<u8>>, Finding> {
+/// Opens a file that must be regular and have no other name.
+fn open(folder: impl AsFd, name: impl rustix::path::Arg, path: &RepoPath) -> Result<Option<(OwnedFd, Stat)>, Finding> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match rustix::fs::openat(scratch.folder(), path.as_str(), flags, Mode::empty()) {
-        Ok(file) => File::from(file),
+    let file = match rustix::fs::openat(folder, name, flags, Mode::empty()) {
+        Ok(file) => file,
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
         Err(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO) => {
             return Err(not_regular(path));
@@ -258,9 +361,28 @@ fn read(scratch: &Scratch, path: &RepoPath, limit: u64) -> Result<Option<Vec<u8>
         let message = format!("{path} has {} names; what else writes to it cannot be known", stat.st_nlink);
         return Err(Finding::error(Code::OutputHardLink, message).at(path).hint("copy the file instead of linking it"));
     }
-    let mut bytes = Vec::with_capacity((stat.st_size as u64).min(limit) as usize);
-    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(|error| unreadable(path, error))?;
-    Ok(Some(bytes))
+    Ok(Some((file, stat)))
+}
+
+/// A regular file to its end, which is expected after `size` bytes, but no more than `limit` bytes.
+fn whole(file: &OwnedFd, size: u64, limit: u64) -> rustix::io::Result<Vec<u8>> {
+    // With room for one byte more, a single call reads all and shows that there is no more.
+    let mut bytes = Vec::with_capacity(size.saturating_add(1).min(limit) as usize);
+    while (bytes.len() as u64) < limit {
+        if bytes.len() == bytes.capacity() {
+            bytes.reserve(64 << 10);
+        }
+        let room = bytes.capacity() - bytes.len();
+        match rustix::io::read(file, rustix::buffer::spare_capacity(&mut bytes)) {
+            Ok(0) => break,
+            // Of a regular file, a call gives less than it could only at the end.
+            Ok(count) if count < room && bytes.len() as u64 == size => break,
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(limit as usize);
+    Ok(bytes)
 }
 
 fn no_report(path: &RepoPath) -> Finding {
@@ -269,23 +391,29 @@ fn no_report(path: &RepoPath) -> Finding {
         .hint("the request names the place as phase_config.outputs.execution_report")
 }
 
-fn report(scratch: &Scratch, path: &RepoPath, phase: Phase) -> Result<GenReport, Vec<Finding>> {
-    let bytes = match read(scratch, path, MAX_REPORT_BYTES) {
-        Ok(Some(bytes)) => bytes,
+fn read_report(scratch: &Scratch, path: &RepoPath) -> Result<Vec<u8>, Vec<Finding>> {
+    let (file, stat) = match open(scratch.folder(), path.as_str(), path) {
+        Ok(Some(opened)) => opened,
         Ok(None) => return Err(vec![no_report(path)]),
         Err(finding) => return Err(vec![finding]),
     };
+    let read = whole(&file, stat.st_size as u64, MAX_REPORT_BYTES + 1);
+    let bytes = read.map_err(|error| vec![unreadable(path, error)])?;
     if bytes.len() as u64 > MAX_REPORT_BYTES {
         let message = format!("the executor's report is larger than {MAX_REPORT_BYTES} bytes");
         return Err(vec![Finding::error(Code::ReportInvalid, message).at(path)]);
     }
+    Ok(bytes)
+}
+
+fn parse_report(bytes: &[u8], path: &RepoPath, phase: Phase) -> Result<GenReport, Vec<Finding>> {
     // The document's own findings say what is wrong and where; that it is the report that is wrong is the executor's failure.
-    let sealed = load::<GenReport>(Kind::ExecutorReport, path, &bytes);
+    let sealed = load::<GenReport>(Kind::ExecutorReport, path, bytes);
     let findings = |findings: Vec<Finding>| findings.into_iter().map(|f| Finding { code: Code::ReportInvalid, ..f }).collect();
     let report = sealed.map_err(findings as fn(Vec<Finding>) -> Vec<Finding>)?.document;
     if report.phase != phase {
         let message = format!("the executor's report is about {}, not {phase}", report.phase);
-        return Err(vec![Finding::error(Code::ReportInvalid, message).at(path).pointing("/phase", &bytes)]);
+        return Err(vec![Finding::error(Code::ReportInvalid, message).at(path).pointing("/phase", bytes)]);
     }
     Ok(report)
 }
@@ -293,11 +421,11 @@ fn report(scratch: &Scratch, path: &RepoPath, phase: Phase) -> Result<GenReport,
 /// What the report says of each declared artifact. What it says beside that, or twice, is a finding.
 fn reported<'a>(
     report: &'a GenReport,
-    declared: &BTreeSet<&RepoPath>,
+    declared: &HashSet<&RepoPath>,
     at: &RepoPath,
     findings: &mut Vec<Finding>,
-) -> BTreeMap<&'a RepoPath, &'a ReportedArtifact> {
-    let mut said = BTreeMap::new();
+) -> HashMap<&'a RepoPath, &'a ReportedArtifact> {
+    let mut said = HashMap::with_capacity(report.artifacts.len());
     for artifact in &report.artifacts {
         if !declared.contains(&artifact.path) {
             let message = format!("the report lists {}, which is not declared", artifact.path);
@@ -309,17 +437,39 @@ fn reported<'a>(
     said
 }
 
-/// An artifact's bytes, if they are what the report says.
-fn take(scratch: &Scratch, path: &RepoPath, size: u64, said: Option<&ReportedArtifact>) -> Result<Vec<u8>, Finding> {
-    let missing = |message: String| Finding::error(Code::OutputMissing, message).at(path);
-    let Some(bytes) = read(scratch, path, size)? else {
-        return Err(missing(format!("the executor did not write {path}")).hint("every declared artifact must be produced"));
+/// Reads the artifact `path`, which is `name` in `folder`. Nothing, if there is none any more.
+fn take(reader: &Reader<'_>, folder: &OwnedFd, name: &CStr, path: &RepoPath) -> Option<Regular> {
+    let (file, stat) = match open(folder, name, path) {
+        Ok(opened) => opened?,
+        Err(finding) => {
+            let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+            let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+            return regular.then(|| Regular { print: Print::from(&stat), taken: Some(Err(finding.into())) });
+        }
     };
-    if bytes.len() as u64 != size {
-        return Err(unreadable(path, "it changed, although nobody is left to change it"));
+    let (print, size) = (Print::from(&stat), stat.st_size as u64);
+    let room = |left: u64| left.checked_sub(size);
+    if reader.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
+        return Some(Regular { print, taken: None });
     }
+    let taken = match whole(&file, size, size.saturating_add(1)) {
+        Ok(bytes) if bytes.len() as u64 != size => {
+            Err(unreadable(path, "it changed, although nobody is left to change it").into())
+        }
+        Ok(bytes) => {
+            let digest = Digest::of(&bytes);
+            Ok((bytes, digest))
+        }
+        Err(error) => Err(unreadable(path, error).into()),
+    };
+    Some(Regular { print, taken: Some(taken) })
+}
+
+/// Holds an artifact against what the report says of it.
+fn hold(path: &RepoPath, bytes: &[u8], digest: Digest, said: Option<&ReportedArtifact>) -> Result<(), Finding> {
     let Some(said) = said else {
-        return Err(missing(format!("the report does not list {path}")).hint("every declared artifact must be reported"));
+        let message = format!("the report does not list {path}");
+        return Err(Finding::error(Code::OutputMissing, message).at(path).hint("every declared artifact must be reported"));
     };
     let mismatch = |what: &str, said: String, is: String| {
         let message = format!("the {what} of {path} is not the one that the report gives");
@@ -331,9 +481,8 @@ fn take(scratch: &Scratch, path: &RepoPath, size: u64, said: Option<&ReportedArt
     if said.bytes != bytes.len() as u64 {
         return Err(mismatch("size", format!("{} bytes", said.bytes), format!("{} bytes", bytes.len())));
     }
-    let digest = Digest::of(&bytes);
     if said.hash != digest {
         return Err(mismatch("hash", said.hash.to_string(), digest.to_string()));
     }
-    Ok(bytes)
+    Ok(())
 }

@@ -28,6 +28,7 @@ pub struct Print {
     modified: (i64, i64),
     changed: (i64, i64),
     links: u64,
+    executable: bool,
 }
 
 impl Print {
@@ -39,7 +40,13 @@ impl Print {
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
             links: metadata.nlink(),
+            executable: metadata.mode() & 0o111 != 0,
         }
+    }
+
+    /// Whether anybody may execute it.
+    pub fn is_executable(&self) -> bool {
+        self.executable
     }
 
     /// The size, in bytes.
@@ -57,6 +64,7 @@ impl From<&rustix::fs::Stat> for Print {
             modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
             changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
             links: stat.st_nlink as u64,
+            executable: stat.st_mode as u32 & 0o111 != 0,
         }
     }
 }

@@ -229,7 +229,7 @@ fn conditions_are_told_apart_with_their_operands() {
 fn without_each_member(document: &Value) -> Vec<(String, Value)> {
     fn pointers(value: &Value, at: &str, found: &mut Vec<String>) {
         let members: Vec<(String, &Value)> = match value {
-            Value::Object(map) => map.iter().map(|(key, value)| (json::escape(key), value)).collect(),
+            Value::Object(map) => map.iter().map(|(key, value)| (json::escape(key).into_owned(), value)).collect(),
             Value::Array(items) => items.iter().enumerate().map(|(n, value)| (n.to_string(), value)).collect(),
             _ => Vec::new(),
         };

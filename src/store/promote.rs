@@ -462,12 +462,12 @@ impl<'s> Decision<'s> {
         }
         let in_work_tree = there.map(|id| (Mode::FILE, id));
         if in_work_tree != in_head && in_work_tree != Some(wanted) {
-            let what = match (in_work_tree, in_head) {
-                (None, _) => "was deleted from the work tree",
-                (_, None) => "is there already, untracked, and is another file",
-                _ => "was changed in the work tree",
+            let (what, next) = match (in_work_tree, in_head) {
+                (None, _) => ("was deleted from the work tree", "commit that, or git restore it"),
+                (_, None) => ("is there already, untracked, and is another file", "move it away, or commit it"),
+                _ => ("was changed in the work tree", "commit it, or git restore it"),
             };
-            self.dirty(path, what, "commit it, move it away, or git restore it");
+            self.dirty(path, what, next);
             return Ok(());
         }
         self.committed += usize::from(in_head == Some(wanted));

@@ -22,6 +22,7 @@ mod share;
 mod support;
 mod tidy;
 mod trust;
+mod tutorial;
 mod usage;
 mod verify;
 mod worktree;

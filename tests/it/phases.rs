@@ -325,6 +325,124 @@ json.dump(report, open(outputs["execution_report"], "w"))
     assert_eq!(repo.cbia(["run", "--json"]).exits(5).codes(), ["executor-unavailable"], "the built-in generator repairs nothing");
 }
 
+/// What an executor does in GEN and in REPAIR is Python in its environment; both begin with every artifact as the inputs or GEN gave it.
+const ACTOR: &str = r#"
+import hashlib, json, os, sys
+request = json.load(open(sys.argv[-1]))
+phase = request["phase_config"]["phase"]
+outputs = request["phase_config"]["outputs"]
+def write(path, data):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    open(path, "wb").write(data)
+files = {}
+for path in outputs["artifacts"]:
+    files[path] = open("data/" + os.path.basename(path) if phase == "GEN" else "execution/repair/input/" + path, "rb").read()
+if phase == "REPAIR":
+    files["out/data.json"] = files["out/data.json"].replace(b"WRONG", b"right")
+exec(os.environ[phase])
+for path, data in files.items():
+    write(path, data)
+exec(os.environ.get("AFTER_" + phase, ""))
+made = [{"path": path, "hash": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for path, data in files.items()]
+report = {"schema_version": "0.1.0", "phase": phase, "artifacts": made, "tool_versions": {"actor": "1"}}
+write(outputs["execution_report"], json.dumps(report).encode())
+"#;
+
+/// A pipeline that this executor generates for and repairs.
+fn acted(env: Value, sandbox: Value) -> Repo {
+    let repo = full();
+    repo.write("data/data.json", "{\n\"level\": 2,\n\"name\": \"WRONG\"\n}\n");
+    repo.write_json(SCHEMA, &json!({"properties": {"name": {"not": {"const": "WRONG"}}}}));
+    repo.write("control/executors/actor.py", ACTOR);
+    let command = json!(["/usr/bin/python3", "control/executors/actor.py"]);
+    let config = json!({"kind": "external", "version": "1", "command": command, "env": env, "sandbox": sandbox});
+    repo.write_json(super::support::EXECUTOR, &config);
+    repo.set(
+        PIPELINE,
+        "/repair",
+        json!({"allow": ["out/*.json"], "max_changed_lines": 2, "by": "executor", "hunks": "findings"}),
+    );
+    repo
+}
+
+/// Whoever repairs may touch the listed files, at the listed lines, as many of them as are allowed, and nothing else whatever.
+#[test]
+fn an_executor_that_touches_more_than_its_repair_allows_is_refused() {
+    if !super::executor::ready() {
+        return;
+    }
+    // What the executor does beside the repair; whether before or after it has written its files; what it is told.
+    let cases = [
+        ("an unlisted artifact", "REPAIR", "files['out/page.md'] = b'# Other\\n'", 5, "output-undeclared"),
+        ("a new artifact", "REPAIR", "files['out/more.json'] = b'{}\\n'", 5, "output-undeclared"),
+        (
+            "an unlisted hunk",
+            "REPAIR",
+            "files['out/data.json'] = files['out/data.json'].replace(b'WRONG', b'right').replace(b'2', b'1')",
+            6,
+            "repair-hunk",
+        ),
+        (
+            "one line too many",
+            "REPAIR",
+            "files['out/data.json'] = files['out/data.json'].replace(b'\"right\"', b'\"right\",\\n\"more\": 1')",
+            6,
+            "repair-lines",
+        ),
+        ("a mode", "AFTER_REPAIR", "os.fchmod(os.open('out/data.json', os.O_RDONLY), 0o755)", 5, "repair-mode"),
+        ("the schema", "REPAIR", "write('schemas/data.schema.json', b'true\\n')", 5, "output-undeclared"),
+        ("an input", "REPAIR", "write('data/data.json', b'{}\\n')", 5, "executor-input-changed"),
+        ("the artifact is gone", "AFTER_REPAIR", "os.remove('out/data.json')", 5, "output-missing"),
+    ];
+    for (what, when, code, exit, finding) in cases {
+        let mut env = json!({"GEN": "", "REPAIR": ""});
+        env[when] = json!(code);
+        let repo = acted(env, json!({}));
+        let schema = repo.read(SCHEMA);
+        let ran = repo.cbia(["run", "--json"]);
+        assert_eq!((ran.code, ran.codes().contains(&finding.to_owned())), (Some(exit), true), "{what}: {}", ran.stdout);
+        assert_eq!(statuses(&ran)["REPAIR"], "failed", "{what}");
+        assert!(!repo.has("out") && !repo.has("dist"), "{what}");
+        assert_eq!((repo.read(SCHEMA), repo.refs("refs/cbia/runs")), (schema, vec![]), "{what}");
+        repo.fsck();
+    }
+    let repo = acted(json!({"GEN": "", "REPAIR": ""}), json!({}));
+    repo.run();
+    assert!(repo.read(DATA).contains("\"right\""), "the repair alone is allowed");
+}
+
+/// The executor is not asked again for a change that is about the phases after it: here it fails if it is.
+#[test]
+fn a_later_phases_configuration_does_not_invoke_the_executor() {
+    if !super::executor::ready() {
+        return;
+    }
+    let once = "assert os.environ['CALLED'] == 'for the first time'";
+    let made = || acted(json!({"GEN": once, "REPAIR": once}), json!({"pass_env": ["CALLED"]}));
+    type Change = fn(&Repo);
+    let changes: [(&str, Change, &str); 4] = [
+        ("schema", |repo| repo.set(SCHEMA, "/properties/level", json!({"maximum": 2})), "executed"),
+        ("selection", |repo| repo.set(PIPELINE, "/select/rules/1/reason", json!("other")), "replayed"),
+        ("layout", |repo| repo.set(PIPELINE, "/flow/layout/0/to", json!("dist/other/")), "replayed"),
+        ("destinations", |repo| repo.set(PIPELINE, "/promote", json!({"destinations": ["out/**"]})), "replayed"),
+    ];
+    for (what, change, check) in changes {
+        let repo = made().with("CALLED", Some("for the first time"));
+        repo.run();
+        change(&repo);
+        let ran = repo.with("CALLED", Some("again")).cbia(["run", "--json"]).ok();
+        let now = statuses(&ran);
+        assert_eq!((now["GEN"].as_str(), now["CHECK"].as_str()), ("replayed", check), "{what}");
+        assert_eq!((now["REPAIR"].as_str(), now["EVAL"].as_str()), ("replayed", "executed"), "{what}");
+    }
+    // It does fail if it is called again.
+    let repo = made().with("CALLED", Some("for the first time"));
+    repo.run();
+    repo.write("data/page.md", "# Another\n");
+    let failed = repo.with("CALLED", Some("again")).cbia(["run", "--json"]).exits(5);
+    assert_eq!((statuses(&failed)["GEN"].as_str(), failed.codes()), ("failed", vec!["executor-failed".to_owned()]));
+}
+
 /// What a repair cannot mend stops the run as before.
 #[test]
 fn what_no_repair_mends_fails_the_check() {

@@ -430,6 +430,8 @@ fn stage_makes_no_commit_and_a_commit_takes_it_up() {
     assert_eq!(repo.git(["diff", "--name-only"]), "");
     let before = state(&repo);
     assert_eq!(repo.cbia(["promote", "--stage", "--json"]).ok().json()["outcome"], "already-promoted");
+    let told = repo.cbia(["promote", "--stage"]).ok().stdout;
+    assert!(told.ends_with("already staged: the index has all 2 files\n"), "{told}");
     assert_eq!(state(&repo), before);
     promoted(repo.cbia(["promote", "--json"]));
     assert_eq!(repo.git(["status", "--porcelain"]), "");
