@@ -14,7 +14,6 @@ use crate::document::metadata::Metadata;
 use crate::document::path::RepoPath;
 use crate::document::phase::Phase;
 use crate::document::repair_report::RepairReport;
-use crate::document::schema::{Kind, load};
 use crate::document::selection::Selection;
 use crate::phase::{check, repair, select, structure};
 use crate::store::object::trailers;
@@ -115,7 +114,7 @@ impl Known {
             Known::Cache => self.entry(store, key, &at)?,
             Known::Run(_) => self.document(store, Phase::Check, number, &at)?,
         };
-        exact(Kind::CheckReport, &at, &bytes)
+        exact(&bytes)
     }
 
     /// The `attempt`-th repair, from 1, if it was made under this key. Of a doubted run only what changed, which is then held against its bound.
@@ -125,13 +124,13 @@ impl Known {
         match self {
             Known::Cache => {
                 let entry = store.cache_entry(&key.digest()).ok()?.ok()??;
-                let report = exact(Kind::RepairReport, &at, &store.read_blob(entry.artifacts.get(&at)?, MAX_DOCUMENT).ok()?)?;
+                let report = exact(&store.read_blob(entry.artifacts.get(&at)?, MAX_DOCUMENT).ok()?)?;
                 let changed = entry.meta.artifacts.into_iter().filter(|file| file.path != at);
                 let changed = changed.map(|file| Some((file.clone(), *entry.artifacts.get(&file.path)?)));
                 Some(Repaired { report, changed: changed.collect::<Option<_>>()? })
             }
             Known::Run(_) | Known::Doubted(_) => {
-                let report: RepairReport = exact(Kind::RepairReport, &at, &self.document(store, Phase::Repair, number, &at)?)?;
+                let report: RepairReport = exact(&self.document(store, Phase::Repair, number, &at)?)?;
                 let tree = self.nth(Phase::Repair, number)?.tree;
                 let mut changed = Vec::new();
                 for change in &report.changes {
@@ -149,7 +148,7 @@ impl Known {
     pub fn structured(&self, store: &Store) -> Option<Vec<(FileEntry, Oid)>> {
         let Known::Run(_) = self else { return None };
         let at = crate::phase::path(structure::METADATA_PATH);
-        let metadata: Metadata = exact(Kind::Metadata, &at, &self.document(store, Phase::Struct, 0, &at)?)?;
+        let metadata: Metadata = exact(&self.document(store, Phase::Struct, 0, &at)?)?;
         let tree = self.nth(Phase::Struct, 0)?.tree;
         let changed = metadata.artifacts.into_iter().filter(|a| a.sha256 != a.generated_sha256);
         changed
@@ -163,12 +162,12 @@ impl Known {
     pub fn selection(&self, store: &Store) -> Option<Selection> {
         let Known::Run(_) = self else { return None };
         let at = crate::phase::path(select::SELECTION_PATH);
-        exact(Kind::Selection, &at, &self.document(store, Phase::Select, 0, &at)?)
+        exact(&self.document(store, Phase::Select, 0, &at)?)
     }
 }
 
-/// A document that is, byte for byte, what this program would write for it.
-fn exact<T: serde::de::DeserializeOwned + serde::Serialize>(kind: Kind, at: &RepoPath, bytes: &[u8]) -> Option<T> {
-    let document = load::<T>(kind, at, bytes).ok()?.document;
+/// A document that is, byte for byte, what this program would write for it. That says more than its schema would.
+fn exact<T: serde::de::DeserializeOwned + serde::Serialize>(bytes: &[u8]) -> Option<T> {
+    let document: T = serde_json::from_value(json::parse(bytes).ok()?).ok()?;
     (json::emit(&document) == bytes).then_some(document)
 }
