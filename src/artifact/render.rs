@@ -79,9 +79,9 @@ fn visible(text: &str) -> String {
     chars.chunks(200).map(|chunk| printable(&chunk.iter().collect::<String>())).collect()
 }
 
-/// SARIF 2.1.0 (OASIS), as code hosts read it. `version` is the program's. Columns are left to `properties`, since SARIF counts them in
+/// SARIF 2.1.0 (OASIS), as code hosts read it. `version` is the program's, `exit_code` the one that it ends with. Columns are left to `properties`, since SARIF counts them in
 /// characters and a finding counts bytes.
-pub fn to_sarif(report: &CheckReport, version: &str) -> Value {
+pub fn to_sarif(report: &CheckReport, version: &str, exit_code: u8) -> Value {
     let codes: Vec<Code> = report.findings.iter().map(|f| f.code).collect::<BTreeSet<_>>().into_iter().collect();
     let rule = |code: &Code| json!({ "id": code.as_str(), "shortDescription": { "text": code.meaning() } });
     let result = |finding: &Finding| {
@@ -109,7 +109,7 @@ pub fn to_sarif(report: &CheckReport, version: &str) -> Value {
         "version": "2.1.0",
         "runs": [{
             "tool": { "driver": { "name": "git-cbia", "version": version, "rules": codes.iter().map(rule).collect::<Vec<_>>() } },
-            "invocations": [{ "executionSuccessful": true, "exitCode": if report.passed { 0 } else { 6 } }],
+            "invocations": [{ "executionSuccessful": true, "exitCode": exit_code }],
             "results": report.findings.iter().map(result).collect::<Vec<_>>(),
         }],
     })
@@ -129,22 +129,22 @@ fn uri(path: &str) -> String {
 }
 
 /// JUnit XML, as CI systems read it: one test case per finding, and one that passes where there is none. A warning passes and says
-/// so in `system-out`.
-pub fn to_junit(report: &CheckReport) -> String {
+/// so in `system-out`. `suite` is what looked at the artifacts.
+pub fn to_junit(report: &CheckReport, suite: &str) -> String {
     let failures = report.findings.iter().filter(|f| f.severity == Severity::Error).count();
     let tests = report.findings.len().max(1);
     let counts = format!("tests=\"{tests}\" failures=\"{failures}\" errors=\"0\"");
     let mut out = format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites {counts}>\n  <testsuite name=\"CHECK\" {counts} skipped=\"0\">\n"
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites {counts}>\n  <testsuite name=\"{suite}\" {counts} skipped=\"0\">\n"
     );
     if report.findings.is_empty() {
-        out.push_str(&format!("    <testcase classname=\"CHECK\" name=\"{} artifacts\"/>\n", report.artifacts));
+        out.push_str(&format!("    <testcase classname=\"{suite}\" name=\"{} artifacts\"/>\n", report.artifacts));
     }
     for finding in &report.findings {
         let mut name = finding.code.to_string();
         let at = [finding.pointer.clone(), finding.line.map(|line| format!("line {line}"))];
         at.into_iter().flatten().filter(|part| !part.is_empty()).for_each(|part| name = format!("{name} {part}"));
-        let class = finding.path.as_deref().unwrap_or("CHECK");
+        let class = finding.path.as_deref().unwrap_or(suite);
         let mut text = finding.place().map_or(String::new(), |place| format!("{place}: "));
         text.push_str(&finding.message);
         let more = [("expected", &finding.expected), ("got", &finding.got), ("hint", &finding.hint)];
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn sarif_has_rules_and_places() {
-        let sarif = to_sarif(&hostile(), "1.2.3");
+        let sarif = to_sarif(&hostile(), "1.2.3", 6);
         let run = &sarif["runs"][0];
         assert_eq!((&sarif["version"], &run["tool"]["driver"]["version"]), (&json!("2.1.0"), &json!("1.2.3")));
         let rules: Vec<_> =
@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(run["results"][1]["level"], "warning");
         assert!(run["results"][1].get("locations").is_none());
         assert_eq!(run["invocations"][0]["exitCode"], 6);
-        assert_eq!(to_sarif(&report(vec![]), "x")["runs"][0]["invocations"][0]["exitCode"], 0);
+        assert_eq!(to_sarif(&report(vec![]), "x", 0)["runs"][0]["invocations"][0]["exitCode"], 0);
     }
 
     #[test]
@@ -274,9 +274,9 @@ mod tests {
   </testsuite>
 </testsuites>
 "#;
-        assert_eq!(to_junit(&hostile()), wanted);
-        assert!(to_junit(&report(vec![])).contains("tests=\"1\" failures=\"0\""));
-        assert!(to_junit(&report(vec![])).contains("<testcase classname=\"CHECK\" name=\"2 artifacts\"/>"));
+        assert_eq!(to_junit(&hostile(), "CHECK"), wanted);
+        assert!(to_junit(&report(vec![]), "CHECK").contains("tests=\"1\" failures=\"0\""));
+        assert!(to_junit(&report(vec![]), "verify").contains("<testcase classname=\"verify\" name=\"2 artifacts\"/>"));
         assert_eq!(xml("a\0\u{ffff}'"), "a\\u{0}\\u{ffff}&apos;");
     }
 }

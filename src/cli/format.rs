@@ -20,8 +20,8 @@ pub enum Format {
 }
 
 impl Format {
-    /// All findings of a command that looked at so many artifacts, ready to print.
-    pub fn render(self, findings: &[Finding], artifacts: usize) -> String {
+    /// All findings of a command that looked at so many artifacts and ends with this exit code, ready to print. `by` is what looked.
+    pub fn render(self, findings: &[Finding], artifacts: usize, by: &str, exit_code: u8) -> String {
         let report = CheckReport {
             schema_version: SCHEMA_VERSION.into(),
             phase: Phase::Check,
@@ -31,8 +31,10 @@ impl Format {
             findings: findings.to_vec(),
         };
         let text = match self {
-            Format::Sarif => String::from_utf8_lossy(&json::pretty(&to_sarif(&report, env!("CARGO_PKG_VERSION")))).into_owned(),
-            Format::Junit => to_junit(&report),
+            Format::Sarif => {
+                String::from_utf8_lossy(&json::pretty(&to_sarif(&report, env!("CARGO_PKG_VERSION"), exit_code))).into_owned()
+            }
+            Format::Junit => to_junit(&report, by),
         };
         text.trim_end().to_owned()
     }

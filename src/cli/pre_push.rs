@@ -1,17 +1,16 @@
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::Context;
 use super::error::{CommandError, exit};
 use super::hook::{lines, object};
 use super::ui::Ui;
-use crate::document::finding::{Code, Finding, refuses};
+use crate::document::finding::{Code, Finding, refuses, spelled};
 use crate::document::glob::Globs;
 use crate::document::path::{RepoPath, printable};
 use crate::pipeline::counted;
-use crate::store::durable::Durability;
-use crate::store::refs::RefName;
+use crate::store::share::{PushWhen, What};
 use crate::store::{Oid, Store};
-use crate::verify::{Evidence, Limits, Means, Nobody, Run, Subject, Update, Verifier};
+use crate::verify::{Evidence, Limits, Means, Run, Subject, Update, Verifier};
 
 /// Before a push: verifies what is pushed, and uploads the evidence first.
 ///
@@ -66,7 +65,11 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
     let base = ["HEAD", "main", "master"].iter().find_map(|name| seen(&tracked, &format!("{theirs}{name}")));
     let known: Vec<Oid> = tracked.iter().map(|(_, id)| *id).collect();
     let cage = context.environment.cage();
-    let means = Means { cage: &cage, attested: &Nobody, limits: Limits { runs: usize::MAX, ..Limits::default() } };
+    let means = Means {
+        cage: &cage,
+        trust: store.trust().map_err(CommandError::found)?,
+        limits: Limits { runs: usize::MAX, ..Limits::default() },
+    };
     // A run that is pushed by name is here already.
     let mut verifier = Verifier::new(store, Evidence::of(store), means);
     let (mut findings, mut left_alone) = (Vec::new(), 0);
@@ -75,7 +78,7 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
             left_alone += 1;
             continue;
         }
-        let subject = Subject { judged: true, each: false, base, known: known.clone(), pusher: None };
+        let subject = Subject { judged: true, base, known: known.clone(), ..Subject::default() };
         let outcome = verifier.update(update, &subject)?;
         if refuses(&outcome.findings) {
             ui.note(&format!("refused: {}", printable(update.name.as_deref().unwrap_or_default())));
@@ -89,19 +92,14 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
         return Ok(exit::DENIED);
     }
     let runs: Vec<Run> = verifier.rests_on().cloned().collect();
-    let uploaded = match upload(store, args, &runs) {
-        Ok(uploaded) => uploaded,
-        Err(finding) => {
-            ui.findings(&[*finding]);
-            return Ok(exit::DENIED);
-        }
-    };
+    let uploaded = upload(store, args, &Evidence::of(store), &runs)?;
     if !updates.is_empty() {
         let alone = if left_alone == 0 { String::new() } else { format!(", {left_alone} left alone") };
         let verified = updates.len() - left_alone;
         let evidence = match uploaded {
-            0 => String::new(),
-            count => format!(", {} uploaded first", counted(count, "ref of evidence", "refs of evidence")),
+            Uploaded::There(0) => String::new(),
+            Uploaded::There(count) => format!(", {} uploaded first", counted(count, "ref of evidence", "refs of evidence")),
+            Uploaded::Left => ", the evidence not uploaded: cbia.push is never".to_owned(),
         };
         ui.note(&format!("git cbia: {} verified{alone}{evidence}", counted(verified, "ref", "refs")));
     }
@@ -112,83 +110,44 @@ fn seen(tracked: &[(String, Oid)], name: &str) -> Option<Oid> {
     tracked.iter().find(|(known, _)| known == name).map(|(_, id)| *id)
 }
 
-/// Pushes the evidence that the remote was not seen to have: the runs, what attests them, and this writer's ledger. How many refs that were.
-fn upload(store: &Store, args: &Args, runs: &[Run]) -> Result<usize, Box<Finding>> {
+/// What became of the evidence.
+enum Uploaded {
+    /// The remote has it, and so many refs of it are new there.
+    There(usize),
+    /// `cbia.push` is `never`.
+    Left,
+}
+
+/// Pushes the evidence that the remote was not seen to have: the runs, what attests them, and this writer's ledger.
+fn upload(store: &Store, args: &Args, evidence: &Evidence<'_>, runs: &[Run]) -> Result<Uploaded, CommandError> {
+    let sharing = store.sharing()?;
     if runs.is_empty() {
-        return Ok(0);
+        return Ok(Uploaded::There(0));
+    }
+    if sharing.push == PushWhen::Never {
+        return Ok(Uploaded::Left);
+    }
+    let mut refs = BTreeMap::new();
+    for run in runs {
+        let keys = format!("{}/{}", run.state_key, run.executor_key);
+        refs.insert(format!("runs/{keys}"), run.tip);
+        for (name, tag) in evidence.attestations(&run.state_key, &run.executor_key)? {
+            let signer = name.as_str().rsplit('/').next().unwrap_or_default();
+            // What is none would be refused there, and the branch with it.
+            if store.check_attestation(name.as_str(), tag, &run.state_key, &run.executor_key).is_ok() {
+                refs.entry(format!("attestations/{keys}/{signer}")).or_insert(tag);
+            }
+        }
     }
     let failed = |why: String| {
-        let finding =
-            Finding::error(Code::EvidenceNotUploaded, format!("the evidence could not be pushed: {why}")).at(&args.remote);
-        Box::new(finding.hint("nothing was pushed; mend what is in the way, and push again"))
+        let finding = Finding::error(Code::EvidenceNotUploaded, format!("the evidence could not be pushed: {why}"));
+        let hint = "nothing was pushed; mend what is in the way, and push again";
+        CommandError::all(exit::DENIED, vec![finding.at(&args.remote).hint(hint)])
     };
-    let spelled = |error: &dyn std::error::Error| failed(crate::document::finding::spelled(error));
-    let mut wanted: BTreeSet<(String, Oid)> = runs.iter().map(|run| (run.home(), run.tip)).collect();
-    for run in runs {
-        let prefix = format!("refs/cbia/attestations/{}/{}/", run.state_key, run.executor_key);
-        wanted.extend(store.refs_under(&prefix).map_err(|e| spelled(&e))?.into_iter().map(|(name, id)| (name.to_string(), id)));
-    }
-    let ledger = store.ledger_tip().map_err(|error| spelled(&error))?;
-    let ledger = ledger.map(|tip| (format!("refs/cbia/ledgers/{}", writer(store)), tip));
-    // What was pushed or fetched before is remembered below refs/cbia/remotes/, as git cbia push and fetch remember it.
-    let remembered = |name: &str| -> Option<RefName> {
-        let rest = name.strip_prefix("refs/cbia/")?;
-        format!("refs/cbia/remotes/{}/{rest}", args.remote).parse().ok()
-    };
-    let is_there = |(name, tip): &(String, Oid)| {
-        let target = remembered(name).and_then(|name| store.ref_target(&name).ok().flatten());
-        target == Some(*tip)
-    };
-    let wanted: Vec<(String, Oid)> = wanted.into_iter().filter(|pair| !is_there(pair)).collect();
-    if wanted.is_empty() {
-        return Ok(0);
-    }
-    let needed: BTreeSet<&str> = wanted.iter().map(|(name, _)| name.as_str()).collect();
-    let pushed: Vec<(String, Oid)> = wanted.iter().cloned().chain(ledger.filter(|pair| !is_there(pair))).collect();
-    let refused = store.push_refs(&args.url, &pushed).map_err(|error| spelled(&error))?;
-    if let Some((name, why)) = refused.iter().find(|(name, _)| needed.contains(name.as_str())) {
-        return Err(failed(format!("{name}: {why}")));
-    }
-    let accepted: Vec<&(String, Oid)> = pushed.iter().filter(|(name, _)| !refused.iter().any(|(bad, _)| bad == name)).collect();
-    for (name, tip) in &accepted {
-        let Some(name) = remembered(name) else { continue };
-        // A memory that cannot be kept costs one push more.
-        if let Ok(before) = store.ref_target(&name) {
-            drop(store.cas(&name, before, Some(*tip), Durability::Relaxed));
-        }
-    }
-    Ok(accepted.len())
-}
-
-/// The name of this writer's ledger on a remote: `cbia.writer`, by default a slug of `user.email`.
-fn writer(store: &Store) -> String {
-    let name = store.config_string("cbia.writer").or_else(|| store.config_string("user.email"));
-    slug(&name.unwrap_or_else(|| store.signature(crate::store::open::Role::Committer).email))
-}
-
-/// A name as one component of a ref.
-fn slug(text: &str) -> String {
-    let mut slug = String::new();
-    for c in text.to_lowercase().chars() {
-        let plain = c.is_ascii_alphanumeric();
-        if plain || !slug.ends_with('-') {
-            slug.push(if plain { c } else { '-' });
-        }
-    }
-    let slug = slug.trim_matches('-');
-    if slug.is_empty() { "unknown".to_owned() } else { slug.chars().take(100).collect() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_writer_is_one_component_of_a_ref() {
-        for (text, wanted) in
-            [("Ada.L@example.org", "ada-l-example-org"), ("--", "unknown"), ("a//b..lock", "a-b-lock"), ("é", "unknown")]
-        {
-            assert_eq!(slug(text), wanted, "{text}");
-        }
+    let remote = store.remote("the remote", &args.remote)?;
+    let pushed = store.push_shared(&sharing, &remote, What::These(&refs)).map_err(|error| failed(spelled(&error)))?;
+    match pushed.findings.iter().find(|finding| refuses(std::slice::from_ref(*finding))) {
+        Some(conflict) => Err(failed(conflict.message.clone())),
+        None => Ok(Uploaded::There(pushed.runs + pushed.attestations + usize::from(pushed.ledger.is_some()))),
     }
 }

@@ -7,7 +7,7 @@ use super::ui::Ui;
 use crate::document::finding::{Code, Finding, refuses};
 use crate::document::path::printable;
 use crate::store::Oid;
-use crate::verify::{Evidence, Limits, Means, Nobody, Subject, Update, Verifier};
+use crate::verify::{Evidence, Limits, Means, Subject, Update, Verifier};
 
 /// Where a push arrives: refuses it unless everything it brings is verified.
 ///
@@ -33,7 +33,7 @@ pub fn run(context: &Context<'_>, _args: &Args, ui: &mut Ui) -> Result<u8, Comma
     }
     let pushed = updates.iter().filter_map(|update| Some((update.name.as_deref()?, update.new?)));
     let cage = context.environment.cage();
-    let means = Means { cage: &cage, attested: &Nobody, limits };
+    let means = Means { cage: &cage, trust: store.trust().map_err(CommandError::found)?, limits };
     let mut verifier = Verifier::new(store, Evidence::with_pushed(store, pushed), means);
     let base = store.head().ok().flatten();
     let pusher = context.environment.pusher();
@@ -45,7 +45,7 @@ pub fn run(context: &Context<'_>, _args: &Args, ui: &mut Ui) -> Result<u8, Comma
             known = Some(store.heads("refs/heads/")?.into_iter().map(|(_, id)| id).collect());
         }
         let known = if update.old.is_none() { known.clone().unwrap_or_default() } else { Vec::new() };
-        let subject = Subject { judged: true, each: false, base, known, pusher: pusher.clone() };
+        let subject = Subject { judged: true, base, known, pusher: pusher.clone(), ..Subject::default() };
         let outcome = verifier.update(update, &subject)?;
         let name = update.name.as_deref().unwrap_or_default();
         if refuses(&outcome.findings) {

@@ -49,8 +49,9 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
     let mut report = pipeline(context, args.commit.as_deref(), mode, args.force, args.repeat, sharing.as_ref())?;
     if let Some(format) = args.format {
         report.document.findings.extend(super::push::after_run(context, sharing.as_ref()));
-        ui.line(&format.render(&report.document.findings, report.document.artifacts.len()));
-        return Ok(code(report.ended));
+        let exit = code(report.ended);
+        ui.line(&format.render(&report.document.findings, report.document.artifacts.len(), Phase::Check.as_str(), exit));
+        return Ok(exit);
     }
     ui.findings(&report.document.findings);
     if report.document.event != Event::Replayed {

@@ -7,7 +7,8 @@ use crate::document::finding::{Finding, refuses};
 use crate::document::machine::{UpdateDocument, VerifyDocument, VerifyOutcome};
 use crate::document::path::printable;
 use crate::pipeline::{Rerun, rerun};
-use crate::verify::{Evidence, Limits, Means, Nobody, Run, Subject, TreeVerdict, Update, Verifier};
+use crate::store::{Oid, Store};
+use crate::verify::{Evidence, Limits, Means, Run, Subject, TreeVerdict, Update, Verifier};
 
 /// Verify that generated files came out of admitted runs.
 ///
@@ -42,11 +43,17 @@ const MIN_PREFIX: usize = 7;
 pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, CommandError> {
     let store = context.store;
     let cage = context.environment.cage();
-    let means = Means { cage: &cage, attested: &Nobody, limits: Limits { runs: usize::MAX, ..Limits::default() } };
+    let means = Means {
+        cage: &cage,
+        trust: store.trust().map_err(CommandError::found)?,
+        limits: Limits { runs: usize::MAX, ..Limits::default() },
+    };
     let mut verifier = Verifier::new(store, Evidence::of(store), means);
     if let Some(name) = &args.run {
         let run = find_run(&Evidence::of(store).all(usize::MAX)?, name)?;
-        let mut findings: Vec<Finding> = verifier.run(&run)?.err().into_iter().collect();
+        // A run belongs to no branch: the list of signers is that of the commit where one works.
+        verifier.trust_by(store.head()?)?;
+        let mut findings = verifier.run(&run)?;
         if args.rerun && findings.is_empty() {
             findings = again(context, std::slice::from_ref(&run))?;
         }
@@ -70,7 +77,8 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
             None => (Update { name: None, old: None, new: Some(commit(what)?) }, false),
         },
     };
-    let subject = Subject { each: args.each, judged, ..Subject::default() };
+    let anchor = update.new.filter(|_| !judged).map(|commit| anchor(store, commit)).transpose()?.flatten();
+    let subject = Subject { each: args.each, judged, anchor, ..Subject::default() };
     let mut outcome = verifier.update(&update, &subject)?;
     if args.rerun && !refuses(&outcome.findings) {
         let runs: Vec<Run> = verifier.rests_on().cloned().collect();
@@ -99,7 +107,10 @@ fn again(context: &Context<'_>, runs: &[Run]) -> Result<Vec<Finding>, CommandErr
 fn tell(document: UpdateDocument, findings: Vec<Finding>, artifacts: usize, format: Option<Format>, ui: &mut Ui) -> u8 {
     let refused = refuses(&findings);
     match format {
-        Some(format) => ui.line(&format.render(&findings, artifacts)),
+        Some(format) => {
+            let code = if refused { exit::DENIED } else { exit::DONE };
+            ui.line(&format.render(&findings, artifacts, "verify", code));
+        }
         None => {
             ui.findings(&findings);
             let short = |text: &Option<String>| text.as_ref().map(|id| id[..12.min(id.len())].to_owned()).unwrap_or_default();
@@ -132,6 +143,18 @@ fn explain(verdict: &TreeVerdict, ui: &mut Ui) {
         let how =
             if covered.own { "the run of this state" } else { "a run of another state, under the same authorities and policies" };
         ui.line(&format!("{}: {}, {how}", covered.path, covered.run.to_hex_with_len(12)));
+    }
+}
+
+/// Whose list of signers counts for a commit that is verified by itself, for its own does not: what the remote's main branch was last seen
+/// at, if the commit is no part of it yet; otherwise its first parent.
+fn anchor(store: &Store, commit: Oid) -> Result<Option<Oid>, CommandError> {
+    let tracked = store.heads("refs/remotes/origin/")?;
+    let seen = |name: &&str| tracked.iter().find(|(known, _)| known == &format!("refs/remotes/origin/{name}"));
+    let main = ["HEAD", "main", "master"].iter().find_map(seen).map(|(_, id)| *id);
+    match main {
+        Some(main) if store.fork(main, commit) != Some(commit) => Ok(Some(main)),
+        _ => Ok(store.read_commit(&commit)?.parents.first().copied()),
     }
 }
 

@@ -60,6 +60,13 @@ pub fn place(name: &str) -> Place {
         ["attestations", state, executor, signer] if !signer.is_empty() => {
             keys(state, executor).map_or(Place::Unknown, |(s, e)| Place::Attestation(s, e))
         }
+        // The same for writers who are not trusted: nobody reads it who does not name it, and it only grows as well.
+        ["ns", writer, rest @ ..] if !writer.is_empty() && rest.first().is_some_and(|first| *first != "ns") => {
+            match place(&format!("refs/cbia/{}", rest.join("/"))) {
+                Place::Private => Place::Unknown,
+                place => place,
+            }
+        }
         ["memo"] | ["remotes" | "refused" | "outbox", ..] => Place::Private,
         _ => Place::Unknown,
     }
@@ -125,7 +132,7 @@ mod tests {
         let attestation = format!("refs/cbia/attestations/{s}/{e}/ada");
         let cache = format!("refs/cbia/cache/{s}");
         // For each name: create, forward, rewind, delete.
-        let cases: [(&str, [&str; 4]); 18] = [
+        let cases: [(&str, [&str; 4]); 22] = [
             ("refs/heads/main", ["", "", "", ""]),
             ("refs/notes/commits", ["", "", "", ""]),
             ("refs/cbia/ledger", ["", "", "ref-rewound", "ref-deleted"]),
@@ -138,6 +145,10 @@ mod tests {
             ("refs/cbia/ledgers/a/b", ["ref-malformed", "ref-malformed", "ref-malformed", ""]),
             ("refs/cbia/ledgers", ["ref-malformed", "ref-malformed", "ref-malformed", ""]),
             ("refs/cbia/x", ["ref-malformed", "ref-malformed", "ref-malformed", ""]),
+            ("refs/cbia/ns/pulls/ledgers/ada", ["", "", "ref-rewound", "ref-deleted"]),
+            ("refs/cbia/ns/pulls/memo", ["ref-malformed", "ref-malformed", "ref-malformed", ""]),
+            ("refs/cbia/ns/pulls", ["ref-malformed", "ref-malformed", "ref-malformed", ""]),
+            ("refs/cbia/ns/a/ns/b/ledger", ["ref-malformed", "ref-malformed", "ref-malformed", ""]),
             ("refs/CBIA/ledger", ["ref-malformed", "ref-malformed", "ref-malformed", ""]),
             ("refs/Replace/x", ["ref-malformed", "ref-malformed", "ref-malformed", ""]),
             ("refs/cbia/memo", ["ref-private", "ref-private", "ref-private", ""]),

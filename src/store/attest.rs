@@ -6,18 +6,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use super::compare::Thing;
 use super::durable::Durability;
 use super::object::{Kind, ObjectError};
 use super::refs::{Cas, RefName};
 use super::{Oid, Store, StoreError};
 use crate::document::digest::Digest;
-use crate::document::finding::{Code, Finding};
+use crate::document::finding::{Code, Finding, spelled};
 use crate::document::path::printable;
 
 /// Where attestations are, below `refs/cbia/` or below what was fetched from a remote.
 const FOLDER: &str = "attestations";
 /// The largest tag that is read, in bytes; one of ours has less than 4 KiB with any key.
 const MAX_TAG_BYTES: u64 = 64 << 10;
+/// The largest file of allowed signers that is read, in bytes.
+const MAX_SIGNERS: u64 = 1 << 20;
 /// How many attestations of one run are checked: each costs three processes.
 const MAX_CHECKED: usize = 64;
 const ARMOR: (&str, &str) = ("-----BEGIN SSH SIGNATURE-----", "-----END SSH SIGNATURE-----");
@@ -143,6 +146,12 @@ impl Store {
         }
     }
 
+    /// The file of allowed signers at `path` in a tree. One that is no regular file, or cannot be read whole, names nobody.
+    pub fn signers_file(&self, tree: Oid, path: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(Thing::File(id)) = self.thing_at(tree, path)? else { return Ok(None) };
+        Ok(self.read_blob(&id, MAX_SIGNERS).ok())
+    }
+
     /// Signs a tag on a run with the key that git is configured to sign with, and makes its ref. A good attestation of the same run by the
     /// same key stays as it is.
     pub fn attest(&self, run: Oid, state_key: &Digest, executor_key: &Digest) -> Result<Made, StoreError> {
@@ -246,8 +255,11 @@ impl Store {
         let mut attested = Attested::default();
         let mut signers = BTreeSet::new();
         let mut checked = BTreeSet::new();
-        for (name, tag) in refs {
-            if !checked.insert(*tag) {
+        // Whoever may push may sign with any number of keys: those that are listed are looked at before the bound is reached.
+        let listed = listed(allowed);
+        let (first, last): (Vec<_>, Vec<_>) = refs.iter().partition(|(name, _)| listed.contains(slug_of(name)));
+        for (name, tag) in first.into_iter().chain(last) {
+            if !checked.insert((slug_of(name), *tag)) {
                 continue;
             }
             let refuse = |why: &str| {
@@ -266,6 +278,34 @@ impl Store {
         }
         attested.signers = signers.into_iter().collect();
         Ok(attested)
+    }
+
+    /// Why a tag is no attestation by the key that its name gives, whoever's key that is; nothing if it is one. An attestation is never
+    /// replaced where it arrives, so what is none would keep that key from attesting the run.
+    pub fn check_attestation(&self, name: &str, tag: Oid, state_key: &Digest, executor_key: &Digest) -> Result<(), Finding> {
+        let refuse = |why: &str| {
+            let finding = Finding::error(Code::AttestationInvalid, format!("{} is no attestation: {why}", printable(name)));
+            finding.at(name).hint("git cbia attest makes one, and git cbia push pushes it")
+        };
+        let name: RefName = name.parse().map_err(|_| refuse("its name is none of a ref"))?;
+        let bytes = match self.read(&tag, Kind::Tag, MAX_TAG_BYTES) {
+            Ok(bytes) => bytes,
+            Err(ObjectError::WrongKind { found, .. }) => return Err(refuse(&format!("it is a {}, not a tag", found.as_str()))),
+            Err(error) => return Err(refuse(&spelled(&error))),
+        };
+        let run = bytes.strip_prefix(b"object ").and_then(|rest| rest.split(|byte| *byte == b'\n').next());
+        let run = run.and_then(|run| Oid::from_hex(run).ok()).ok_or_else(|| refuse("it is a tag on nothing"))?;
+        let signature = Statement::new(run, state_key, executor_key).signature_of(&bytes).map_err(refuse)?;
+        if ssh_key(signature).is_some_and(|key| slug_of(&name) != slug(&key)) {
+            return Err(refuse("it is signed with another key than its name gives"));
+        }
+        match self.verify_signature(&bytes) {
+            Ok(true) => Ok(()),
+            // Whose OpenPGP key it is, is not known everywhere; such a name is no ssh key's.
+            Ok(false) if ssh_key(signature).is_none() && slug_of(&name).starts_with("pgp-") => Ok(()),
+            Ok(false) => Err(refuse("git verify-tag does not take its signature")),
+            Err(error) => Err(refuse(&spelled(&error))),
+        }
     }
 
     /// Who signed a tag, or why it does not count and what to do.
@@ -344,6 +384,13 @@ impl Statement {
 /// The last part of an attestation's ref name for this key. A digest in hex cannot collide on any file system.
 fn slug(key: &SshKey) -> String {
     format!("ssh-{}", key.0)
+}
+
+/// The last parts of the refs that the keys in a file of allowed signers can have.
+fn listed(allowed: &[u8]) -> BTreeSet<String> {
+    let text = String::from_utf8_lossy(allowed);
+    let keys = text.split_ascii_whitespace().filter(|word| word.starts_with("AAAA")).filter_map(unbase64);
+    keys.map(|key| slug(&SshKey(Digest::of(&key)))).collect()
 }
 
 fn slug_of(name: &RefName) -> &str {

@@ -216,34 +216,6 @@ impl Store {
         Ok(id)
     }
 
-    /// Pushes objects to refs of another repository, without its own hooks and never by force; which refs were refused, and why.
-    /// Whoever is asked for a password is asked by git itself.
-    pub fn push_refs(&self, url: &str, refs: &[(String, Oid)]) -> Result<Vec<(String, String)>, GitError> {
-        const WHAT: &str = "push";
-        let mut command = self.git();
-        command.env_remove("GIT_TERMINAL_PROMPT").args([WHAT, "--porcelain", "--no-verify", "--no-signed", "--no-follow-tags"]);
-        // What other settings would push beside it is none of ours.
-        command.args(["--recurse-submodules=no", "--", url]);
-        command.args(refs.iter().map(|(name, id)| format!("{id}:{name}")));
-        let output = self.run_git(WHAT, command, b"")?;
-        let text = output.stdout.to_str_lossy().into_owned();
-        let mut refused = Vec::new();
-        let mut answered = 0;
-        for line in text.lines() {
-            let mut fields = line.split('\t');
-            let (Some(flag), Some(pair), Some(summary)) = (fields.next(), fields.next(), fields.next()) else { continue };
-            let Some((_, name)) = pair.split_once(':') else { continue };
-            answered += 1;
-            if flag.starts_with('!') {
-                refused.push((name.to_owned(), printable(summary)));
-            }
-        }
-        if answered < refs.len() || (!output.status.success() && refused.is_empty()) {
-            return Err(GitError::Failed { what: WHAT, stderr: output.stderr.trim().to_str_lossy().into_owned() });
-        }
-        Ok(refused)
-    }
-
     /// Runs a git command on `index`, a file of its own rather than the repository's index; both paths are absolute. Its standard output.
     /// What it says of a work tree is about `work_tree`, where one is given.
     pub(in crate::store) fn on_index<A: AsRef<OsStr>>(

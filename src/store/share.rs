@@ -16,6 +16,7 @@ pub use self::fetch::{Fetched, Wanted};
 pub use self::ledgers::News;
 pub use self::push::{Pushed, What};
 
+use super::attest::Trust;
 use super::git::GitError;
 use super::open::Role;
 use super::refs::RefName;
@@ -95,7 +96,14 @@ macro_rules! through_store {
     };
 }
 
-through_store!(super::refs::RefError, super::object::ObjectError, super::tree::TreeError, super::lock::LockError, GitError);
+through_store!(
+    super::refs::RefError,
+    super::object::ObjectError,
+    super::tree::TreeError,
+    super::lock::LockError,
+    super::open::RevisionError,
+    GitError
+);
 
 /// A remote: a configured one, an address, or a path.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -151,9 +159,9 @@ impl Space {
 pub enum PushWhen {
     /// Only by `git cbia push`.
     Never,
-    /// After each run.
+    /// After each run, and what a pushed branch rests on before the branch.
     OnRun,
-    /// Before the branch is pushed.
+    /// What a pushed branch rests on, before the branch.
     OnPrePush,
 }
 
@@ -170,8 +178,8 @@ pub struct Sharing {
     pub writer: String,
     /// `cbia.cacheNamespace`: where an untrusted writer writes, and reads beside what everybody reads.
     space: Option<Space>,
-    /// `cbia.trust` is `signed`.
-    signed: bool,
+    /// `cbia.trust`, and how many signers it asks for.
+    trust: Trust,
     /// `cbia.remoteTimeout`, in seconds.
     timeout: Duration,
     /// `cbia.maxFetchBytes`.
@@ -187,6 +195,11 @@ impl Sharing {
     /// What this clone reads of a remote, in order: what everybody reads, then its own namespace.
     fn reads_from(&self) -> Vec<Space> {
         [Space::top()].into_iter().chain(self.space.clone()).collect()
+    }
+
+    /// Whether what comes from elsewhere needs the word of a signer.
+    fn signed(&self) -> bool {
+        self.trust != Trust::Content
     }
 
     /// A person is there.
@@ -215,22 +228,21 @@ impl Store {
             None => remotes.first().cloned(),
         };
         let push = match text("cbia.push").as_deref() {
-            None | Some("never") => PushWhen::Never,
+            Some("never") => PushWhen::Never,
             Some("on-run") => PushWhen::OnRun,
-            Some("on-pre-push") => PushWhen::OnPrePush,
+            None | Some("on-pre-push") => PushWhen::OnPrePush,
             Some(other) => {
                 let wanted = "it may be never, on-run or on-pre-push";
                 return Err(ShareError::Setting { key: "cbia.push", value: other.to_owned(), wanted });
             }
         };
-        let signed = match text("cbia.trust").as_deref() {
-            None | Some("content") => false,
-            Some("signed") => true,
-            Some(other) => {
-                let wanted = "it may be content or signed";
-                return Err(ShareError::Setting { key: "cbia.trust", value: other.to_owned(), wanted });
-            }
-        };
+        let trust = self.trust().map_err(|finding| {
+            let (key, wanted) = match finding.path.as_deref() {
+                Some("cbia.attestations") => ("cbia.attestations", "it must be a number from 1 to 64"),
+                _ => ("cbia.trust", "it may be content or signed"),
+            };
+            ShareError::Setting { key, value: finding.got.unwrap_or_default(), wanted }
+        })?;
         let writer = match text("cbia.writer") {
             Some(name) if slug(&name) == name => name,
             Some(value) => {
@@ -260,7 +272,7 @@ impl Store {
         let max_bytes =
             number("cbia.maxFetchBytes", MAX_FETCH_BYTES, 1 << 50, "it must be a number of bytes, which may end in k, m or g")?;
         let timeout = Duration::from_secs(timeout);
-        Ok(Sharing { remotes, push_remote, push, writer, space, signed, timeout, max_bytes })
+        Ok(Sharing { remotes, push_remote, push, writer, space, trust, timeout, max_bytes })
     }
 
     /// A remote as it is named in `source`, a setting or the command line.
@@ -411,11 +423,13 @@ mod tests {
 
     #[test]
     fn settings_are_read_or_refused() {
-        let cases: [(&str, &str, bool); 13] = [
+        let cases: [(&str, &str, bool); 15] = [
             ("cbia.push", "on-run", true),
             ("cbia.push", "always", false),
             ("cbia.trust", "signed", true),
             ("cbia.trust", "Signed", false),
+            ("cbia.attestations", "2", true),
+            ("cbia.attestations", "0", false),
             ("cbia.writer", "ci-1", true),
             ("cbia.writer", "a/b", false),
             ("cbia.cacheNamespace", "pull", true),
@@ -438,6 +452,6 @@ mod tests {
         let sharing = repo.store().sharing().unwrap();
         assert_eq!(sharing.remotes.iter().map(Remote::shown).collect::<Vec<_>>(), ["../a", "../b"]);
         assert_eq!(sharing.push_remote.as_ref(), sharing.remotes.first());
-        assert_eq!((sharing.max_bytes, sharing.push, sharing.signed), (1 << 20, PushWhen::Never, false));
+        assert_eq!((sharing.max_bytes, sharing.push, sharing.trust), (1 << 20, PushWhen::OnPrePush, Trust::Content));
     }
 }

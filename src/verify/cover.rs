@@ -36,7 +36,7 @@ impl Verifier<'_> {
     ) -> Result<(), VerifyError> {
         let runs = self.evidence.all(self.means.limits.searched)?;
         let mut covering: BTreeMap<Oid, Run> = BTreeMap::new();
-        let (mut unknown, mut wrong) = (0, Vec::new());
+        let (mut unknown, mut doubted, mut wrong) = (0, false, Vec::new());
         for (path, id) in subject.files {
             if !subject.paths.declared().contains(path) {
                 wrong.push(subject.undeclared(path));
@@ -48,6 +48,10 @@ impl Verifier<'_> {
                     covering.insert(run.tip, run);
                 }
                 Found::Stale(run, stale) => wrong.push(told(path, &run, stale)),
+                Found::Doubted(run) => {
+                    doubted = true;
+                    wrong.extend(self.doubts_of(&run).iter().cloned());
+                }
                 Found::Unknown => {
                     unknown += 1;
                     let message = format!("no admitted run that is known here produced {path}");
@@ -68,7 +72,8 @@ impl Verifier<'_> {
             }
         }
         wrong.extend(subject.missing().filter(|path| !pruned.contains(*path)).map(absent));
-        if !covering.is_empty() {
+        // What a run has seen that does not count yet is not out of date.
+        if !covering.is_empty() && !doubted {
             wrong.extend(unseen(subject.inputs, &seen));
         }
         // A state that the gates refuse is refused, whoever produced its files.
@@ -98,7 +103,7 @@ impl Verifier<'_> {
         let runs = self.evidence.all(self.means.limits.searched)?;
         Ok(match self.find(subject, path, id, &runs, &BTreeMap::new())? {
             Found::Stale(run, stale) => Some(told(path, &run, stale)),
-            Found::Covered(_) | Found::Unknown => None,
+            Found::Covered(_) | Found::Doubted(_) | Found::Unknown => None,
         })
     }
 
@@ -111,30 +116,34 @@ impl Verifier<'_> {
         runs: &[Run],
         covering: &BTreeMap<Oid, Run>,
     ) -> Result<Found, VerifyError> {
-        let mut stale = None;
+        let (mut stale, mut doubted) = (None, None);
         for run in covering.values().chain(runs) {
             // Cheap, and believed only of a run that was derived again.
             let made = self.store.tree_of(&run.tip).ok().and_then(|tree| self.store.lookup(&tree, path).ok().flatten());
             if made != Some(id) {
                 continue;
             }
-            let derived = self.derive(run)?;
+            let derived = self.derive_content(run)?;
             let Ok(derived) = &*derived else { continue };
             if derived.held.artifacts.get(path) != Some(&id) {
                 continue;
             }
             match why_stale(subject, path, derived) {
-                None => return Ok(Found::Covered(run.clone())),
+                None if self.doubts(run)?.is_empty() => return Ok(Found::Covered(run.clone())),
+                None => doubted = doubted.or(Some(run.clone())),
                 Some(why) => stale = stale.or(Some((run.clone(), why))),
             }
         }
-        Ok(stale.map_or(Found::Unknown, |(run, why)| Found::Stale(run, why)))
+        let stale = || stale.map_or(Found::Unknown, |(run, why)| Found::Stale(run, why));
+        Ok(doubted.map_or_else(stale, Found::Doubted))
     }
 }
 
 /// What the runs that are known have to say about a file.
 enum Found {
     Covered(Run),
+    /// A run that would cover it, if enough signers had attested it.
+    Doubted(Run),
     Stale(Run, Stale),
     Unknown,
 }

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 
 use super::VerifyError;
 use crate::document::digest::Digest;
+use crate::store::refs::RefName;
 use crate::store::{Oid, Store};
 
 const RUNS: &str = "refs/cbia/runs/";
 const REMOTES: &str = "refs/cbia/remotes/";
+const ATTESTATIONS: &str = "refs/cbia/attestations/";
 
 /// A stored run, believed only after it was derived again.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,6 +44,17 @@ pub struct Evidence<'a> {
     store: &'a Store,
     pushed: BTreeMap<Digest, Vec<Run>>,
     remotes: OnceCell<BTreeMap<Digest, Vec<Run>>>,
+    /// Attestations of the push, and fetched ones, by the two keys as they stand in the names of refs.
+    pushed_attestations: BTreeMap<String, Vec<(RefName, Oid)>>,
+    remote_attestations: OnceCell<BTreeMap<String, Vec<(RefName, Oid)>>>,
+}
+
+/// The two keys in the name of an attestation's ref: `<state_key>/<executor_key>`.
+fn attested_keys(name: &str) -> Option<&str> {
+    let (before, _signer) = name.rsplit_once('/')?;
+    let (rest, _executor_key) = before.rsplit_once('/')?;
+    let (folder, state_key) = rest.rsplit_once('/')?;
+    folder.ends_with("/attestations").then(|| &before[rest.len() - state_key.len()..])
 }
 
 impl<'a> Evidence<'a> {
@@ -53,12 +66,34 @@ impl<'a> Evidence<'a> {
     /// What `store` has, and the refs of a push, which are no refs yet.
     pub fn with_pushed<'r>(store: &'a Store, refs: impl IntoIterator<Item = (&'r str, Oid)>) -> Self {
         let mut pushed: BTreeMap<Digest, Vec<Run>> = BTreeMap::new();
+        let mut pushed_attestations: BTreeMap<String, Vec<(RefName, Oid)>> = BTreeMap::new();
         for (name, tip) in refs {
+            if let (true, Some(keys), Ok(name)) = (name.starts_with(ATTESTATIONS), attested_keys(name), name.parse()) {
+                pushed_attestations.entry(keys.to_owned()).or_default().push((name, tip));
+            }
             if let Some(run) = Run::named(name, tip).filter(|run| name == run.home()) {
                 pushed.entry(run.state_key).or_default().push(run);
             }
         }
-        Self { store, pushed, remotes: OnceCell::new() }
+        Self { store, pushed, remotes: OnceCell::new(), pushed_attestations, remote_attestations: OnceCell::new() }
+    }
+
+    /// What may be attestations of a run, by refs of this repository, of remotes, and of the push.
+    pub fn attestations(&self, state_key: &Digest, executor_key: &Digest) -> Result<Vec<(RefName, Oid)>, VerifyError> {
+        let keys = format!("{state_key}/{executor_key}");
+        let mut found = self.pushed_attestations.get(&keys).cloned().unwrap_or_default();
+        found.extend(self.store.attestations(state_key, executor_key)?);
+        if self.remote_attestations.get().is_none() {
+            let mut remote: BTreeMap<String, Vec<(RefName, Oid)>> = BTreeMap::new();
+            for (name, tag) in self.store.refs_under(REMOTES)? {
+                if let Some(keys) = attested_keys(name.as_str()) {
+                    remote.entry(keys.to_owned()).or_default().push((name, tag));
+                }
+            }
+            drop(self.remote_attestations.set(remote));
+        }
+        found.extend(self.remote_attestations.get().and_then(|remote| remote.get(&keys)).cloned().unwrap_or_default());
+        Ok(found)
     }
 
     /// The runs that claim to be of this state, each tip once.
@@ -105,6 +140,19 @@ fn each_once(runs: Vec<Run>) -> Vec<Run> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_keys_of_an_attestation_are_those_before_its_signer() {
+        for (name, wanted) in [
+            ("refs/cbia/attestations/a/b/ssh-c", Some("a/b")),
+            ("refs/cbia/remotes/origin/attestations/a/b/ssh-c", Some("a/b")),
+            ("refs/cbia/attestations/a/b", None),
+            ("refs/cbia/runs/a/b/c", None),
+            ("x", None),
+        ] {
+            assert_eq!(attested_keys(name), wanted, "{name}");
+        }
+    }
 
     #[test]
     fn only_a_name_of_two_keys_below_runs_is_a_run() {

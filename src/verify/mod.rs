@@ -7,6 +7,7 @@
 //! - `evidence`: the runs that are known, those of the same push among them.
 //! - `paths`: which paths are generated, by the declaration of the commit and of the one before it.
 //! - `state`: a tree's state, and the runs of it that hold.
+//! - `trust`: whose word a run needs, and who gave it.
 //! - `cover`: the rule for single artifacts, where a state has no run.
 //! - `diagnose`: why a stored run does not hold.
 //! - `update`: a branch or tag that moves, and the policy that judges it.
@@ -18,6 +19,7 @@ pub mod evidence;
 mod paths;
 pub mod refs;
 pub mod state;
+mod trust;
 pub mod update;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -28,6 +30,7 @@ use crate::document::finding::{Code, Finding, spelled};
 use crate::document::path::RepoPath;
 use crate::pipeline::PipelineError;
 use crate::policy::Cage;
+use crate::store::attest::Trust;
 use crate::store::{Oid, Store, StoreError};
 
 pub use self::evidence::{Evidence, Run};
@@ -70,6 +73,8 @@ pub struct Limits {
     pub runs: usize,
     /// Stored runs that are searched for a single artifact.
     pub searched: usize,
+    /// Attestations that are pushed: each takes a few processes.
+    pub attestations: usize,
     /// Refs in one push.
     pub refs: usize,
     /// Changed paths that the push policy is told.
@@ -78,22 +83,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { commits: 1_000_000, runs: 1_000, searched: 10_000, refs: 10_000, changed: 20_000 }
-    }
-}
-
-/// Who has attested a run, as far as a commit's list of signers says.
-pub trait Attested {
-    /// The names of the signers of `run` whom the file at `signers` in the tree `by` allows.
-    fn signers(&self, store: &Store, run: &Run, by: Oid, signers: &str) -> Result<Vec<String>, VerifyError>;
-}
-
-/// Attestations are not looked at: nobody has attested anything.
-pub struct Nobody;
-
-impl Attested for Nobody {
-    fn signers(&self, _store: &Store, _run: &Run, _by: Oid, _signers: &str) -> Result<Vec<String>, VerifyError> {
-        Ok(Vec::new())
+        Self { commits: 1_000_000, runs: 1_000, attestations: 1_000, searched: 10_000, refs: 10_000, changed: 20_000 }
     }
 }
 
@@ -101,8 +91,8 @@ impl Attested for Nobody {
 pub struct Means<'a> {
     /// Where policies are evaluated.
     pub cage: &'a Cage,
-    /// Who has attested what.
-    pub attested: &'a dyn Attested,
+    /// Whose word a run needs.
+    pub trust: Trust,
     /// What is done at most.
     pub limits: Limits,
 }
@@ -140,12 +130,15 @@ pub struct Verifier<'a> {
     evidence: Evidence<'a>,
     /// Runs that were derived again by themselves, by their tip and the keys that they are called by.
     derived: HashMap<(Oid, Digest, Digest), Rc<Result<state::Derived, Finding>>>,
+    /// Whose word counts for runs.
+    signers: trust::Signers,
     /// Trees that were found in order, by themselves and the tree before them.
     verdicts: HashMap<(Oid, Option<Oid>), Rc<TreeVerdict>>,
     /// Blobs that were seen to have a SHA-256.
     hashed: HashSet<(Oid, Digest)>,
     runs_left: usize,
     commits_left: usize,
+    attestations_left: usize,
     /// Every run that something rests on.
     rests_on: BTreeMap<String, Run>,
 }
@@ -157,10 +150,12 @@ impl<'a> Verifier<'a> {
             store,
             evidence,
             derived: HashMap::new(),
+            signers: trust::Signers::default(),
             verdicts: HashMap::new(),
             hashed: HashSet::new(),
             runs_left: means.limits.runs,
             commits_left: means.limits.commits,
+            attestations_left: means.limits.attestations,
             rests_on: BTreeMap::new(),
             means,
         }
@@ -173,17 +168,30 @@ impl<'a> Verifier<'a> {
 
     /// Counts one more run that is derived again; a finding when there were too many.
     fn spend_run(&mut self) -> Result<(), Finding> {
-        match self.runs_left.checked_sub(1) {
-            Some(left) => {
-                self.runs_left = left;
-                Ok(())
-            }
-            None => {
-                let message = format!("more than {} runs would have to be derived again", self.means.limits.runs);
-                Err(Finding::error(Code::PushTooLarge, message).hint("push fewer commits at a time"))
-            }
-        }
+        let limit = self.means.limits.runs;
+        let finding = || {
+            let message = format!("more than {limit} runs would have to be derived again");
+            Finding::error(Code::PushTooLarge, message).hint("push fewer commits at a time")
+        };
+        spend(&mut self.runs_left).then_some(()).ok_or_else(finding)
     }
+
+    /// The same for attestations that are pushed.
+    fn spend_attestation(&mut self) -> Result<(), Finding> {
+        let limit = self.means.limits.attestations;
+        let finding = || {
+            let message = format!("more than {limit} attestations are pushed at once");
+            Finding::error(Code::PushTooLarge, message).hint("push fewer refs at a time")
+        };
+        spend(&mut self.attestations_left).then_some(()).ok_or_else(finding)
+    }
+}
+
+/// Takes one of what is left; whether there was one.
+fn spend(left: &mut usize) -> bool {
+    let there = *left > 0;
+    *left = left.saturating_sub(1);
+    there
 }
 
 /// A finding for what cannot be read: it is not believed to be in order.

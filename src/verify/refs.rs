@@ -8,7 +8,7 @@ use crate::store::object::ObjectError;
 
 impl Verifier<'_> {
     /// What stands against an update of a ref of git cbia, or of a replacement. Nothing stands against other refs here.
-    pub fn guarded(&self, update: &Update) -> Result<Vec<Finding>, VerifyError> {
+    pub fn guarded(&mut self, update: &Update) -> Result<Vec<Finding>, VerifyError> {
         let Some(name) = &update.name else { return Ok(Vec::new()) };
         let place = place(name);
         if place == Place::Ordinary {
@@ -33,7 +33,10 @@ impl Verifier<'_> {
                 self.is_commit(name, new).and_then(|()| diagnose::chain(self.store, &run))
             }
             Place::Cache(key) => self.store.check_entry_at(&key, name, new),
-            Place::Attestation(..) | Place::Ordinary | Place::Replace | Place::Private | Place::Unknown => Ok(()),
+            Place::Attestation(state_key, executor_key) => {
+                self.spend_attestation().and_then(|()| self.store.check_attestation(name, new, &state_key, &executor_key))
+            }
+            Place::Ordinary | Place::Replace | Place::Private | Place::Unknown => Ok(()),
         };
         Ok(found.err().into_iter().collect())
     }

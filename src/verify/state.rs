@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::evidence::Run;
 use super::paths::{Deciding, GenPaths, document, pipeline, pipeline_blob};
+use super::trust::all;
 use super::{Covered, TreeVerdict, Verifier, VerifyError, cut, diagnose, unique, unreadable};
 use crate::document::capsule::Capsule;
 use crate::document::executor::{ExecutorConfig, ExecutorKind, GenExecutor};
@@ -123,7 +124,7 @@ impl Verifier<'_> {
         for run in self.evidence.of_state(&state_key)? {
             let derived = match &*self.derive(&run)? {
                 Err(finding) => {
-                    refused.push(finding.clone());
+                    refused.extend(all(finding, &self.doubts_of(&run)));
                     continue;
                 }
                 Ok(derived) if !subject.accepts(&derived.inputs.executor) => {
@@ -185,8 +186,19 @@ impl Verifier<'_> {
         Ok((findings, covered))
     }
 
-    /// Derives a stored run again, from its own snapshot; once.
+    /// A stored run, derived again and vouched for as far as that is asked; otherwise why it does not count.
     pub(super) fn derive(&mut self, run: &Run) -> Result<Rc<Result<Derived, Finding>>, VerifyError> {
+        let derived = self.derive_content(run)?;
+        if derived.is_ok()
+            && let Some(doubt) = self.doubts(run)?.first()
+        {
+            return Ok(Rc::new(Err(doubt.clone())));
+        }
+        Ok(derived)
+    }
+
+    /// Derives a stored run again, from its own snapshot; once. Whose word it has is not asked.
+    pub(super) fn derive_content(&mut self, run: &Run) -> Result<Rc<Result<Derived, Finding>>, VerifyError> {
         // By name too: another ref may give the same chain another name, and only its own is right.
         let key = (run.tip, run.state_key, run.executor_key);
         if let Some(derived) = self.derived.get(&key) {

@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 
 use super::state::denied;
+use super::trust::all;
 use super::{Run, TreeVerdict, Verifier, VerifyError, cut, unique, unreadable};
 use crate::document::SCHEMA_VERSION;
 use crate::document::finding::{Code, Finding, Severity, refuses, spelled};
 use crate::document::machine::UpdateDocument;
 use crate::document::path::{RepoPath, printable};
 use crate::document::push_input::{Attestation, PushInput, PushedUpdate, Pusher, UpdateKind};
-use crate::gate::paths::is_policy_test;
+use crate::gate::paths::{EXECUTOR_CONFIG_PATH, is_policy_test};
+use crate::gate::signers::{MAINTAINERS, RUNNERS};
 use crate::pipeline::inputs::{self, ExecutorSource, From};
 use crate::pipeline::rederive::{Forgetful, gates};
 use crate::policy::{Bundle, DEFAULT_BUNDLE, Decision, PUSH_FOLDER, PUSH_QUERY, PolicyFile, Question, evaluate};
@@ -18,8 +20,6 @@ use crate::store::compare::{Difference, Everything, Interest};
 use crate::store::tree::TreeLimits;
 use crate::store::{Oid, Store};
 
-/// Who may attest changes of the control state.
-pub const MAINTAINERS: &str = "control/maintainers.allowed_signers";
 /// The largest policy file that is read, in bytes.
 const MAX_POLICY: u64 = 1 << 20;
 
@@ -44,6 +44,8 @@ pub struct Subject {
     pub judged: bool,
     /// What stands in for the commit before, for a ref that is new: the repository's main branch.
     pub base: Option<Oid>,
+    /// Whose list of signers counts where there is neither a commit before nor one that stands in for it.
+    pub anchor: Option<Oid>,
     /// Commits that are known to be here, beside those two.
     pub known: Vec<Oid>,
     /// Who pushes.
@@ -73,11 +75,11 @@ struct Ends {
 }
 
 impl Verifier<'_> {
-    /// Whether a stored run holds by itself: it is derived again from its own snapshot.
-    pub fn run(&mut self, run: &Run) -> Result<Result<(), Finding>, VerifyError> {
+    /// What is wrong with a stored run by itself: it is derived again from its own snapshot. Nothing if it counts.
+    pub fn run(&mut self, run: &Run) -> Result<Vec<Finding>, VerifyError> {
         Ok(match &*self.derive(run)? {
-            Ok(_) => Ok(()),
-            Err(finding) => Err(finding.clone()),
+            Ok(_) => Vec::new(),
+            Err(finding) => all(finding, &self.doubts_of(run)),
         })
     }
 
@@ -86,7 +88,8 @@ impl Verifier<'_> {
         let hex = |id: Option<Oid>| id.map(|id| id.to_string());
         let document =
             UpdateDocument { r#ref: update.name.clone(), old: hex(update.old), new: hex(update.new), state_key: None, run: None };
-        let mut outcome = Outcome { document, findings: self.guarded(update)?, verdict: TreeVerdict::default() };
+        let findings = self.guarded(update)?;
+        let mut outcome = Outcome { document, findings, verdict: TreeVerdict::default() };
         if !outcome.findings.is_empty() || update.name.as_deref().is_some_and(|name| name.starts_with("refs/cbia/")) {
             return Ok(outcome);
         }
@@ -105,12 +108,14 @@ impl Verifier<'_> {
             },
         };
         let ends = Ends { old, judge: old.or(subject.base), new, before: self.before(old, subject.base, new) };
+        self.trust_by(ends.judge.or(subject.anchor))?;
         let mut findings = match new {
             Some(new) => self.brought(new, &ends, subject, &mut outcome)?,
             None => Vec::new(),
         };
         if subject.judged {
-            findings = self.judged(update, &ends, subject, findings, &outcome.verdict)?;
+            let own = outcome.verdict.run.clone();
+            findings = self.judged(update, &ends, subject, findings, own)?;
         }
         outcome.findings = cut(unique(findings));
         outcome.document.state_key = outcome.verdict.state_key;
@@ -210,7 +215,7 @@ impl Verifier<'_> {
         ends: &Ends,
         subject: &Subject,
         mut findings: Vec<Finding>,
-        verdict: &TreeVerdict,
+        own: Option<Run>,
     ) -> Result<Vec<Finding>, VerifyError> {
         let tree = |id: Option<Oid>| id.map(|id| self.store.tree_of(&id)).transpose();
         let Ends { old, new, .. } = *ends;
@@ -237,6 +242,12 @@ impl Verifier<'_> {
             Some(tree) => self.store.thing_at(tree, MAINTAINERS)?.is_some(),
             None => false,
         };
+        let list = |path: &[u8]| [RUNNERS, MAINTAINERS].iter().any(|list| path == list.as_bytes());
+        if let (Some(tree), false) = (new_tree, maintained)
+            && changed.iter().any(|difference| list(&difference.path))
+        {
+            findings.extend(self.lists_changed(tree)?);
+        }
         let (bundle, default) = push_bundle(self.store, judge_tree)?;
         let control = |path: &[u8]| ["policy/", "control/", "schemas/"].iter().any(|folder| path.starts_with(folder.as_bytes()));
         let quiet = findings.is_empty() && !(maintained && changed.iter().any(|difference| control(&difference.path)));
@@ -250,14 +261,15 @@ impl Verifier<'_> {
             (Some(old), Some(new)) if self.store.is_ancestor(old, new).unwrap_or(false) => UpdateKind::Update,
             (Some(_), Some(_)) => UpdateKind::Rewind,
         };
-        let mut attestations = Vec::new();
-        if let (true, Some(by)) = (maintained, judge_tree) {
-            for run in &verdict.rests_on {
-                attestations.extend(self.means.attested.signers(self.store, run, by, MAINTAINERS)?);
+        let attestations = match (maintained, judge_tree, new_tree) {
+            (true, Some(by), Some(tree)) => {
+                // The state does not tell the executor; where that changes, it is the run that the tree was verified by.
+                let executor = changed.iter().any(|difference| difference.path == EXECUTOR_CONFIG_PATH.as_bytes());
+                let runs = if executor { own.into_iter().collect() } else { self.own_runs(tree)? };
+                self.maintainers(&runs, by)?
             }
-            attestations.sort();
-            attestations.dedup();
-        }
+            _ => Vec::new(),
+        };
         let limit = self.means.limits.changed;
         let input = PushInput {
             schema_version: SCHEMA_VERSION,

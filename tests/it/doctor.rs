@@ -185,8 +185,36 @@ fn bad_updates_are_offered_and_nothing_is_left_behind() {
     assert!(repo.refs("refs").iter().all(|(name, _)| !name.contains("doctor")));
 }
 
-/// Commands that the jobs are written for before they are there.
-const COMING: [&str; 1] = ["verify"];
+#[test]
+fn the_real_hook_refuses_every_bad_update_and_takes_the_harmless_one() {
+    let (repo, server) = site();
+    repo.cbia(["hooks", "install"]).ok();
+    repo.cbia(["hooks", "install", "--server", "../server.git"]).ok();
+    repo.git(["push", "-q", "origin", "refs/cbia/runs/*:refs/cbia/runs/*"]);
+    let before = server.refs("refs");
+    for trust in ["content", "signed"] {
+        for repo in [&repo, &server] {
+            repo.git(["config", "cbia.trust", trust]);
+        }
+        let document = repo.cbia(["doctor", "--server", "origin", "--json"]).json();
+        let offers = document["result"]["offers"].as_array().unwrap();
+        // Where it did not take the harmless branch, there would be one offer, and it unclear.
+        assert_eq!(offers.len(), 7, "{document:#}");
+        for offer in offers {
+            assert_eq!(offer["outcome"], "refused", "{trust}: {offer:#}");
+            assert!(offer["said"].as_str().unwrap().contains("pre-receive hook declined"), "{trust}: {offer:#}");
+        }
+        assert_eq!(document["result"]["protected"], trust == "content", "nobody is listed as a signer: {document:#}");
+    }
+    let left: Vec<_> = server.refs("refs").into_iter().filter(|one| !before.contains(one)).map(|(name, _)| name).collect();
+    assert_eq!(left, ["refs/cbia/ledgers/cbia-doctor"]);
+    // A branch that it judges goes in beside all that.
+    repo.git(["config", "cbia.trust", "content"]);
+    server.git(["config", "cbia.trust", "content"]);
+    repo.write("README.md", "More.\n");
+    repo.commit();
+    repo.git(["push", "-q", "origin", "main"]);
+}
 
 #[test]
 fn the_jobs_name_commands_that_there_are() {
@@ -211,8 +239,7 @@ fn the_jobs_name_commands_that_there_are() {
                 // The verifier is the job itself.
                 if !code.ends_with("verify:") && code.contains("$BASE") {
                     called += 1;
-                    let there = known.contains(&format!("\n  {command} ")) || COMING.contains(&command);
-                    assert!(there, "{place}: there is no git cbia {command}");
+                    assert!(known.contains(&format!("\n  {command} ")), "{place}: there is no git cbia {command}");
                 }
             }
         }

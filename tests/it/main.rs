@@ -21,6 +21,7 @@ mod reuse;
 mod share;
 mod support;
 mod tidy;
+mod trust;
 mod tutorial;
 mod upkeep;
 mod usage;

@@ -92,7 +92,9 @@ fn findings_are_printed_for_other_tools() {
     repo.commit();
     let sarif: Value = serde_json::from_str(&repo.cbia(["verify", "--format", "sarif"]).exits(1).stdout).unwrap();
     assert_eq!(sarif["runs"][0]["results"][0]["ruleId"], "gen-missing");
+    assert_eq!(sarif["runs"][0]["invocations"][0]["exitCode"], 1);
     let junit = repo.cbia(["verify", "--format", "junit"]).exits(1).stdout;
+    assert!(junit.contains("<testsuite name=\"verify\" ") && !junit.contains("CHECK"), "{junit}");
     assert!(junit.contains("<failure type=\"gen-missing\"") && junit.trim_end().ends_with("</testsuites>"), "{junit}");
     repo.cbia(["verify", "--json", "--format", "junit"]).exits(2);
 }

@@ -17,6 +17,8 @@ use crate::store::{Oid, Store, StoreError};
 
 /// How long another fetch in this clone is waited for.
 const LOCK_WAIT: std::time::Duration = std::time::Duration::from_secs(600);
+/// Whose attestations let a run of elsewhere be used where `cbia.trust` is `signed`; `gate::signers` calls it the same.
+const RUNNERS: &str = "control/runners.allowed_signers";
 /// How often a fetch is tried whose refs another git holds.
 const LOCK_TRIES: u32 = 4;
 /// How long it waits between two tries.
@@ -72,7 +74,7 @@ impl Store {
         let mut refspecs = Vec::new();
         for space in sharing.reads_from() {
             let (from, to) = (space.remote(), remote.tracking(&space));
-            let kinds = ["runs", "attestations"].into_iter().chain((!sharing.signed).then_some("cache"));
+            let kinds = ["runs", "attestations"].into_iter().chain((!sharing.signed()).then_some("cache"));
             refspecs.extend(kinds.map(|kind| format!("{from}{kind}/*:{to}{kind}/*")));
             refspecs.push(Self::ledgers_refspec(&space, None));
         }
@@ -121,7 +123,7 @@ impl Store {
             names.push(format!("attestations/{state_key}/{executor_key}/"));
             names.push(format!("runs/{state_key}/{executor_key}"));
         }
-        if !sharing.signed {
+        if !sharing.signed() {
             names.extend(wanted.keys.iter().map(|key| format!("cache/{key}")));
         }
         let spaces = sharing.reads_from();
@@ -216,6 +218,7 @@ impl Store {
         landed: Vec<(RefName, Oid)>,
         findings: &mut Vec<Finding>,
     ) -> Result<usize, ShareError> {
+        let signers = self.runners(sharing)?;
         let check = |rest: &str, id: Oid| -> Result<(), Finding> {
             let at = format!("refs/cbia/{rest}");
             let refuse = |why: String| {
@@ -223,17 +226,45 @@ impl Store {
                 Finding::error(Code::SharedRefused, message).at(&at)
             };
             let name = run_name(rest).ok_or_else(|| refuse("its name is not that of a run".into()))?;
-            if sharing.signed {
+            // Before it is looked into, which costs more.
+            if let Some(why) = self.distrusted(sharing, prefix, name, id, &signers).map_err(|e| refuse(spelled(&e)))? {
                 let message = format!(
-                    "the run {} on {} is not used: cbia.trust is signed, and no allowed signer attested it",
+                    "the run {} on {} is not used: cbia.trust is signed, and {why}",
                     id.to_hex_with_len(12),
                     remote.shown()
                 );
-                return Err(Finding::warning(Code::SharedUntrusted, message).at(&at));
+                let hint = format!("an allowed signer runs git cbia attest {} and git cbia push", id.to_hex_with_len(12));
+                return Err(Finding::warning(Code::SharedUntrusted, message).at(&at).hint(hint));
             }
             self.vet_run(name, id, sharing.max_bytes).map_err(refuse)
         };
         self.take(remote, prefix, landed, &check, findings)
+    }
+
+    /// The list of signers that counts here: that of HEAD, which was committed or pulled by whoever works here.
+    fn runners(&self, sharing: &Sharing) -> Result<Option<Vec<u8>>, ShareError> {
+        let Some(head) = self.head()?.filter(|_| sharing.signed()) else { return Ok(None) };
+        Ok(self.signers_file(self.tree_of(&head)?, RUNNERS)?)
+    }
+
+    /// Why a run from a remote does not count, by the attestations that came with it and those that are here; nothing if it does.
+    fn distrusted(
+        &self,
+        sharing: &Sharing,
+        prefix: &str,
+        name: RunName,
+        id: Oid,
+        signers: &Option<Vec<u8>>,
+    ) -> Result<Option<String>, ShareError> {
+        if !sharing.signed() {
+            return Ok(None);
+        }
+        let Some(signers) = signers else { return Ok(Some(format!("HEAD has no {RUNNERS}"))) };
+        let RunName { state_key, executor_key } = name;
+        let mut refs = self.refs_under(&format!("{prefix}attestations/{state_key}/{executor_key}/"))?;
+        refs.extend(self.attestations(&state_key, &executor_key)?);
+        let attested = self.attested_by(&refs, id, &state_key, &executor_key, signers)?;
+        Ok(attested.missing(sharing.trust, &id, RUNNERS).map(|finding| finding.message))
     }
 
     /// Takes cache entries that landed. How many were not known here.
@@ -254,7 +285,7 @@ impl Store {
             let key: Option<Digest> = rest.strip_prefix("cache/").and_then(|key| key.parse().ok());
             let key = key.ok_or_else(|| refuse("its name is not a key".into()))?;
             let name: RefName = at.parse().map_err(|error| refuse(spelled(&error)))?;
-            if sharing.signed {
+            if sharing.signed() {
                 return Err(
                     Finding::error(Code::SharedUntrusted, "cbia.trust is signed, and cache entries are not attested").at(&at)
                 );
@@ -409,6 +440,11 @@ impl Fetched {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_signers_are_those_that_the_gate_knows() {
+        assert_eq!(RUNNERS, crate::gate::signers::RUNNERS);
+    }
 
     #[test]
     fn a_rejected_line_is_read() {

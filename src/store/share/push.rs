@@ -50,11 +50,13 @@ pub struct Pushed {
 
 /// What is to be pushed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum What {
+pub enum What<'a> {
     /// What the remote is not known to have.
     News,
     /// Everything, whatever the remote was known to have.
     All,
+    /// Of these refs, by their names below `refs/cbia/`, and of the ledger, what the remote is not known to have.
+    These(&'a BTreeMap<String, Oid>),
 }
 
 /// What became of one ref.
@@ -67,7 +69,7 @@ struct Outcome {
 
 impl Store {
     /// Pushes runs, cache entries, attestations and this writer's ledger. A person is there, and may be asked for a password.
-    pub fn push_shared(&self, sharing: &Sharing, remote: &Remote, what: What) -> Result<Pushed, ShareError> {
+    pub fn push_shared(&self, sharing: &Sharing, remote: &Remote, what: What<'_>) -> Result<Pushed, ShareError> {
         self.push_within(sharing, remote, what, sharing.attended())
     }
 
@@ -77,7 +79,7 @@ impl Store {
         self.push_within(sharing, remote, What::News, bounds)
     }
 
-    fn push_within(&self, sharing: &Sharing, remote: &Remote, what: What, bounds: Bounds) -> Result<Pushed, ShareError> {
+    fn push_within(&self, sharing: &Sharing, remote: &Remote, what: What<'_>, bounds: Bounds) -> Result<Pushed, ShareError> {
         let guard = self.lock("share-push", Some(LOCK_WAIT))?;
         let pushed = self.push_until_taken(sharing, remote, what, bounds);
         self.clear_refs(OUTBOX)?;
@@ -85,7 +87,7 @@ impl Store {
         pushed
     }
 
-    fn push_until_taken(&self, sharing: &Sharing, remote: &Remote, what: What, bounds: Bounds) -> Result<Pushed, ShareError> {
+    fn push_until_taken(&self, sharing: &Sharing, remote: &Remote, what: What<'_>, bounds: Bounds) -> Result<Pushed, ShareError> {
         let space = sharing.writes_to();
         let own = format!("ledgers/{}", sharing.writer);
         let mut pushed = Pushed { remote: remote.shown(), ..Pushed::default() };
@@ -131,10 +133,10 @@ impl Store {
         sharing: &Sharing,
         remote: &Remote,
         space: &Space,
-        what: What,
+        what: What<'_>,
     ) -> Result<BTreeMap<String, Oid>, ShareError> {
         let mut known: BTreeSet<(String, Oid)> = BTreeSet::new();
-        for space in [Space::top(), space.clone()].iter().filter(|_| what == What::News) {
+        for space in [Space::top(), space.clone()].iter().filter(|_| what != What::All) {
             let prefix = remote.tracking(space);
             for kind in ["runs/", "cache/", "attestations/"] {
                 let refs = self.refs_under(&format!("{prefix}{kind}"))?;
@@ -144,11 +146,17 @@ impl Store {
             }
         }
         let mut outgoing = BTreeMap::new();
-        for kind in ["runs/", "cache/", "attestations/"] {
-            for (name, id) in self.refs_under(&format!("refs/cbia/{kind}"))? {
-                let rest = name.as_str().trim_start_matches("refs/cbia/").to_owned();
-                if !known.contains(&(rest.clone(), id)) && (kind != "cache/" || self.is_shared_entry(&rest)) {
-                    outgoing.insert(rest, id);
+        let mut offer = |rest: String, id: Oid| {
+            if !known.contains(&(rest.clone(), id)) && (!rest.starts_with("cache/") || self.is_shared_entry(&rest)) {
+                outgoing.insert(rest, id);
+            }
+        };
+        if let What::These(refs) = what {
+            refs.iter().for_each(|(rest, id)| offer(rest.clone(), *id));
+        } else {
+            for kind in ["runs/", "cache/", "attestations/"] {
+                for (name, id) in self.refs_under(&format!("refs/cbia/{kind}"))? {
+                    offer(name.as_str().trim_start_matches("refs/cbia/").to_owned(), id);
                 }
             }
         }

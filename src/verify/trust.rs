@@ -1,0 +1,117 @@
+//! Whose word a run needs, and who gave it.
+//!
+//! The list of signers is a file of the commit that an update is judged by, never of what is pushed. Attestations are found like runs: among
+//! the refs of this repository, those that were fetched, and those of the same push.
+
+use std::collections::{BTreeSet, HashMap};
+use std::rc::Rc;
+
+use super::{Run, Verifier, VerifyError};
+use crate::document::digest::Digest;
+use crate::document::finding::{Code, Finding, Severity};
+use crate::gate::signers::{MAINTAINERS, RUNNERS, read};
+use crate::pipeline::inputs::{self, ExecutorSource, From};
+use crate::store::Oid;
+use crate::store::attest::Trust;
+
+/// Whose word counts for runs.
+#[derive(Default)]
+pub(super) struct Signers {
+    /// The list: `control/runners.allowed_signers` of the commit that judges.
+    list: Option<Vec<u8>>,
+    /// Why runs do not count by this list; nothing of those that do.
+    doubts: HashMap<(Oid, Digest, Digest), Rc<Vec<Finding>>>,
+}
+
+impl Verifier<'_> {
+    /// From now on, runs count by the list of signers that this commit has. Without a commit nobody is listed.
+    pub fn trust_by(&mut self, commit: Option<Oid>) -> Result<(), VerifyError> {
+        if self.means.trust == Trust::Content {
+            return Ok(());
+        }
+        let tree = commit.map(|commit| self.store.tree_of(&commit)).transpose()?;
+        let list = tree.map(|tree| self.store.signers_file(tree, RUNNERS)).transpose()?.flatten();
+        if list != self.signers.list {
+            // What was found in order, was so by the word of others.
+            self.verdicts.clear();
+            self.signers = Signers { list, doubts: HashMap::new() };
+        }
+        Ok(())
+    }
+
+    /// Why a run does not count, whatever it holds: too few of the signers that are listed have attested it, and what is wrong with
+    /// attestations of others. Nothing if it counts.
+    pub(super) fn doubts(&mut self, run: &Run) -> Result<Rc<Vec<Finding>>, VerifyError> {
+        if self.means.trust == Trust::Content {
+            return Ok(Rc::default());
+        }
+        let key = (run.tip, run.state_key, run.executor_key);
+        if let Some(doubts) = self.signers.doubts.get(&key) {
+            return Ok(doubts.clone());
+        }
+        let doubts = Rc::new(self.doubts_anew(run)?);
+        self.signers.doubts.insert(key, doubts.clone());
+        Ok(doubts)
+    }
+
+    /// The same of a run that was asked about before; nothing of others.
+    pub(super) fn doubts_of(&self, run: &Run) -> Rc<Vec<Finding>> {
+        self.signers.doubts.get(&(run.tip, run.state_key, run.executor_key)).cloned().unwrap_or_default()
+    }
+
+    fn doubts_anew(&self, run: &Run) -> Result<Vec<Finding>, VerifyError> {
+        let list = self.signers.list.as_deref().unwrap_or_default();
+        let refs = self.evidence.attestations(&run.state_key, &run.executor_key)?;
+        let attested = self.store.attested_by(&refs, run.tip, &run.state_key, &run.executor_key, list)?;
+        let Some(mut missing) = attested.missing(self.means.trust, &run.tip, RUNNERS) else { return Ok(Vec::new()) };
+        if self.signers.list.is_none() {
+            missing.message.push_str(", for the commit that judges has no list of them");
+        } else if let Some(wrong) = read(RUNNERS, list).1.into_iter().next() {
+            missing.message.push_str(&format!("; in their list, {}", wrong.message));
+        }
+        let told = |finding| Finding { severity: Severity::Error, ..finding };
+        Ok([missing].into_iter().chain(attested.findings.into_iter().map(told)).collect())
+    }
+
+    /// The runs of a tree's own state that count. A run of another state was attested for what that one held.
+    pub(super) fn own_runs(&mut self, tree: Oid) -> Result<Vec<Run>, VerifyError> {
+        let source = ExecutorSource::Resolved(Box::new(crate::executor::resolve::builtin()));
+        // A state that cannot be read has no run.
+        let Ok(inputs) = inputs::take(self.store, From::Tree(tree), &source) else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        for run in self.evidence.of_state(&inputs.state_key())? {
+            if self.derive(&run)?.is_ok() {
+                found.push(run);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The maintainers, by the list of the tree `by`, who have attested one of these runs.
+    pub(super) fn maintainers(&self, runs: &[Run], by: Oid) -> Result<Vec<String>, VerifyError> {
+        let Some(list) = self.store.signers_file(by, MAINTAINERS)? else { return Ok(Vec::new()) };
+        let mut names = BTreeSet::new();
+        for run in runs {
+            let refs = self.evidence.attestations(&run.state_key, &run.executor_key)?;
+            let attested = self.store.attested_by(&refs, run.tip, &run.state_key, &run.executor_key, &list)?;
+            names.extend(attested.distinct().into_iter().map(|signer| signer.principal.clone()));
+        }
+        Ok(names.into_iter().collect())
+    }
+
+    /// What stands against a change of the lists of signers where nobody maintains them: the signers that they had have a word.
+    pub(super) fn lists_changed(&mut self, tree: Oid) -> Result<Option<Finding>, VerifyError> {
+        if self.means.trust == Trust::Content || self.signers.list.is_none() || !self.own_runs(tree)?.is_empty() {
+            return Ok(None);
+        }
+        let message = "the lists of signers change, and no run of the new state is attested by those who are listed";
+        let hint = "git cbia run, and a signer of the list as it was runs git cbia attest";
+        Ok(Some(Finding::error(Code::AttestationMissing, message).at(RUNNERS).hint(hint)))
+    }
+}
+
+/// What is wrong with a run, and with the attestations of it where too few count.
+pub(super) fn all(first: &Finding, doubts: &[Finding]) -> Vec<Finding> {
+    let others = doubts.iter().skip(1).filter(|_| first.code == Code::AttestationMissing).cloned();
+    [first.clone()].into_iter().chain(others).collect()
+}
