@@ -26,13 +26,13 @@ pub fn is_evidence(path: &RepoPath) -> bool {
     path.as_str() == CAPSULE_PATH || EVIDENCE_FOLDERS.iter().any(|folder| path.is_under(folder))
 }
 
-/// Whether `path` is read by every run because of where it is. Evidence, the executor's configuration, which has a key of its own, and policy
-/// tests are not. Signers and the push policy decide nothing about generation; they are part of the state so that whoever attests a run
-/// attests them too, and no earlier word counts for a change of them.
+/// Whether `path` is read by every run because of where it is. Evidence, the executor's configuration, signers, policy
+/// tests and the push policy are not: they do not decide whether this state may be generated from.
 pub fn is_always_read(path: &RepoPath) -> bool {
     let text = path.as_str();
-    let control = path.is_under("control") && text != CAPSULE_PATH && text != EXECUTOR_CONFIG_PATH;
-    let policy = path.is_under("policy") && !is_policy_test(path);
+    let control =
+        path.is_under("control") && text != CAPSULE_PATH && text != EXECUTOR_CONFIG_PATH && !text.ends_with(".allowed_signers");
+    let policy = path.is_under("policy") && !is_policy_test(path) && !path.is_under("policy/push");
     control || policy || path.is_under("schemas") || text == AUDIT_MANIFEST_PATH
 }
 
@@ -83,12 +83,12 @@ mod tests {
             ("control/runtime/pre_gen_capsule.json", false, false),
             ("control/runtime/pre_gen_capsule.schema.json", true, false),
             ("control/runtime/gen_executor.json", false, false),
-            ("control/maintainers.allowed_signers", true, false),
+            ("control/maintainers.allowed_signers", false, false),
             ("policy/assurance/assurance.rego", true, true),
             ("policy/assurance/assurance_test.rego", false, false),
             ("policy/select/select.rego", true, false),
             ("policy/promote/promote.rego", true, false),
-            ("policy/push/push.rego", true, false),
+            ("policy/push/push.rego", false, false),
             ("schemas/x.schema.json", true, false),
             ("docs/x.md", false, false),
             ("controls/x", false, false),

@@ -99,15 +99,23 @@ impl Verifier<'_> {
         Ok(names.into_iter().collect())
     }
 
-    /// What stands against a change of the lists of signers where nobody maintains them: the signers that they had have a word.
-    pub(super) fn lists_changed(&mut self, tree: Oid) -> Result<Option<Finding>, VerifyError> {
-        if self.means.trust == Trust::Content || self.signers.list.is_none() || !self.own_runs(tree)?.is_empty() {
-            return Ok(None);
-        }
-        let message = "the lists of signers change, and no run of the new state is attested by those who are listed";
-        let hint = "git cbia run, and a signer of the list as it was runs git cbia attest";
-        Ok(Some(Finding::error(Code::AttestationMissing, message).at(RUNNERS).hint(hint)))
+    /// Whether runs count only by the word of signers, and somebody is listed.
+    pub(super) fn has_list(&self) -> bool {
+        self.means.trust != Trust::Content && self.signers.list.is_some()
     }
+}
+
+/// What stands against a change of a list of signers, or of the push policy. They are part of no state, so that whoever attested a run has said
+/// nothing about them: an earlier word must not let anybody replace those who have one.
+pub(super) fn unattestable(path: &[u8]) -> Option<Finding> {
+    let list = path.starts_with(b"control/") && path.ends_with(b".allowed_signers");
+    if !list && !path.starts_with(b"policy/push/") {
+        return None;
+    }
+    let path = crate::document::path::printable(&String::from_utf8_lossy(path));
+    let message = format!("{path} changes, and says whose word counts here: no attestation of a run covers it");
+    let hint = "whoever administers the server takes the change there, or the branch's own policy/push/ allows it";
+    Some(Finding::error(Code::AttestationMissing, message).at(path).hint(hint))
 }
 
 /// What is wrong with a run, and with the attestations of it where too few count.

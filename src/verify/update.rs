@@ -11,7 +11,7 @@ use crate::document::machine::UpdateDocument;
 use crate::document::path::{RepoPath, printable};
 use crate::document::push_input::{Attestation, PushInput, PushedUpdate, Pusher, UpdateKind};
 use crate::gate::paths::{EXECUTOR_CONFIG_PATH, is_policy_test};
-use crate::gate::signers::{MAINTAINERS, RUNNERS};
+use crate::gate::signers::MAINTAINERS;
 use crate::pipeline::inputs::{self, ExecutorSource, From};
 use crate::pipeline::rederive::{Forgetful, gates};
 use crate::policy::{Bundle, DEFAULT_BUNDLE, Decision, PUSH_FOLDER, PUSH_QUERY, PolicyFile, Question, evaluate};
@@ -242,11 +242,8 @@ impl Verifier<'_> {
             Some(tree) => self.store.thing_at(tree, MAINTAINERS)?.is_some(),
             None => false,
         };
-        let list = |path: &[u8]| [RUNNERS, MAINTAINERS].iter().any(|list| path == list.as_bytes());
-        if let (Some(tree), false) = (new_tree, maintained)
-            && changed.iter().any(|difference| list(&difference.path))
-        {
-            findings.extend(self.lists_changed(tree)?);
+        if maintained || self.has_list() {
+            findings.extend(changed.iter().filter_map(|difference| super::trust::unattestable(&difference.path)));
         }
         let (bundle, default) = push_bundle(self.store, judge_tree)?;
         let control = |path: &[u8]| ["policy/", "control/", "schemas/"].iter().any(|folder| path.starts_with(folder.as_bytes()));
