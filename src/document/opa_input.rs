@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::capsule::Capsule;
 use super::digest::Digest;
 use super::executor::GenExecutor;
+use super::finding::Finding;
 use super::inputs_manifest::InputsManifest;
 use super::path::RepoPath;
 use super::pipeline::Gen;
@@ -70,6 +71,13 @@ pub struct MechanicalFinding<'a> {
     pub message: &'a str,
     /// Where.
     pub path: Option<&'a str>,
+}
+
+impl<'a> From<&'a Finding> for MechanicalFinding<'a> {
+    fn from(finding: &'a Finding) -> Self {
+        let Finding { severity, message, .. } = finding;
+        Self { code: finding.code.as_str(), severity: *severity, message, path: finding.path.as_deref() }
+    }
 }
 
 /// `opa/bundle.hash`: what the decision rests on.

@@ -6,22 +6,16 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
-
-use super::opa_gate::{self, Asked};
-use super::{Assembled, Evidence, Judge};
+use super::{Evidence, Judge, opa_gate};
 use crate::document::SCHEMA_VERSION;
 use crate::document::audit_bundle::{AuditBundle, AuditDocument, AuditManifest, AuditedDocument, FinalManifest, ManifestFile};
-use crate::document::capsule::Capsule;
 use crate::document::digest::Digest;
 use crate::document::finding::{Code, Finding, refuses};
 use crate::document::path::RepoPath;
 use crate::document::phase::Phase;
-use crate::document::run_ledger::{ArtifactHashes, RunLedger};
 use crate::gate::assurance::refusal;
 use crate::gate::authority::LEDGER_PATH;
 use crate::gate::paths::{AUDIT_MANIFEST_PATH, CAPSULE_PATH};
-use crate::policy::Bundle;
 
 /// Raised when what the phase emits changes.
 pub const VERSION: u32 = 1;
@@ -30,23 +24,8 @@ pub const AUDIT_BUNDLE_PATH: &str = "execution/eval/audit_bundle.json";
 /// Where the final manifest goes.
 pub const MANIFEST_PATH: &str = "execution/eval/manifest.json";
 
-/// What the phase works on.
-pub struct Input<'a> {
-    /// The kernel's verdict.
-    pub capsule: &'a Capsule,
-    /// The authority ledger, with all its members.
-    pub ledger: &'a Value,
-    /// The rest of the control state.
-    pub assembled: &'a Assembled,
-    /// The policies.
-    pub bundle: &'a Bundle,
-    /// Path and SHA-256 of every file that `policy_bundle_hash` covers.
-    pub bundle_files: &'a [(RepoPath, Digest)],
-    /// What happened, up to FLOW.
-    pub run_ledger: &'a RunLedger,
-    /// What was produced.
-    pub artifact_hashes: &'a ArtifactHashes,
-}
+/// What the phase works on: what OPA_GATE asked about, and what has become of it up to FLOW.
+pub use super::opa_gate::Asked as Input;
 
 /// What the policy says of the final state.
 pub struct Output {
@@ -60,11 +39,9 @@ pub struct Output {
 
 /// Puts the final state before the assurance policy.
 pub fn run(input: &Input, judge: &mut dyn Judge) -> Output {
-    let Input { capsule, ledger, assembled, bundle, bundle_files, run_ledger, artifact_hashes } = *input;
-    let asked = Asked { capsule, ledger, assembled, bundle, bundle_files, run_ledger, artifact_hashes };
-    let (answer, evidence, mut findings) = opa_gate::ask(&asked, judge);
+    let (answer, evidence, mut findings) = opa_gate::ask(input, judge);
     // The same rule as before GEN: exactly `true`, over an ALLOW capsule.
-    findings.extend(refusal(capsule, answer.as_ref()).filter(|_| !refuses(&findings)));
+    findings.extend(refusal(input.capsule, answer.as_ref()).filter(|_| !refuses(&findings)));
     Output { allows: !refuses(&findings), evidence, findings }
 }
 

@@ -56,7 +56,7 @@ pub struct Output {
 }
 
 /// A control state, and what has become of it so far.
-pub(super) struct Asked<'a> {
+pub struct Asked<'a> {
     /// The kernel's verdict.
     pub capsule: &'a Capsule,
     /// The ledger, with all its members.

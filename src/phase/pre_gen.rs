@@ -158,15 +158,7 @@ fn ask_policy(
         gen_executor: input.executor,
         authority_set_hashes: input.authority_set_hashes,
         inputs_manifest: input.manifest,
-        mechanical_findings: known
-            .iter()
-            .map(|f| MechanicalFinding {
-                code: f.code.as_str(),
-                severity: f.severity,
-                message: &f.message,
-                path: f.path.as_deref(),
-            })
-            .collect(),
+        mechanical_findings: known.iter().map(MechanicalFinding::from).collect(),
     });
     let evaluation = judge.judge(&Question { bundle, query: QUERY, input: &question });
     denial(

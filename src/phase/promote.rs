@@ -75,15 +75,7 @@ pub fn run(input: Input, judge: &mut dyn Judge) -> Output {
         promote_capsule: capsule,
         check_report,
         selection,
-        mechanical_findings: known
-            .iter()
-            .map(|f| MechanicalFinding {
-                code: f.code.as_str(),
-                severity: f.severity,
-                message: &f.message,
-                path: f.path.as_deref(),
-            })
-            .collect(),
+        mechanical_findings: known.iter().map(MechanicalFinding::from).collect(),
     });
     let evaluation = judge.judge(&Question { bundle, query: QUERY, input: &question });
     let answer = evaluation.decision_json.result.first().and_then(|result| result.expressions.first()).map(|e| &e.value);

@@ -526,7 +526,8 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
         );
         let manifest = match &inputs.audit {
             Ok(Some(manifest)) => manifest.document.clone(),
-            Ok(None) | Err(_) => eval::default_manifest(&|phase| self.declared(phase)),
+            Ok(None) => eval::default_manifest(&|phase| self.declared(phase)),
+            Err(findings) => return Err(stop(Phase::Eval, Ended::Denied, findings.clone())),
         };
         let handed = digest_of(&output.evidence, crate::phase::opa_gate::INPUT_PATH);
         let key = self.key(Phase::Eval, eval::VERSION, handed, eval::config_hash(&manifest));
