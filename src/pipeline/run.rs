@@ -233,8 +233,15 @@ fn known_or_fetched(
 /// What is known of this state: its run, or at least GEN's output. Whatever cannot be believed is told, put aside, and not used.
 fn known(admitted: &Admitted<'_>, settle: &mut Settle<'_>, judge: &mut dyn Judge) -> Result<Option<Work>, PipelineError> {
     if let Some(tip) = admitted.store.run_tip(&admitted.state_key, &admitted.executor_key)? {
-        match admitted.stored(tip, true, judge)? {
-            Ok((output, whole)) => return Ok(Some(Work { output, origin: Origin::Run, whole: Some(whole) })),
+        // A run that came from elsewhere is worked out again before it is believed: what it says of its own CHECK is its maker's word.
+        let believed = admitted.store.worked_out_here(&tip);
+        match admitted.stored(tip, believed, judge)? {
+            Ok((output, whole)) => {
+                if !believed && settle.mode == Mode::Run {
+                    admitted.store.note_worked_out(&tip);
+                }
+                return Ok(Some(Work { output, origin: Origin::Run, whole: Some(whole) }));
+            }
             Err(finding) => settle.put_aside_run(admitted, tip, finding)?,
         }
     }

@@ -5,6 +5,9 @@ use super::refs::{Cas, RefName};
 use super::{Oid, Store, StoreError};
 use crate::document::digest::Digest;
 
+/// Where this clone notes which runs it worked out itself, below the common directory.
+const WORKED_OUT: &str = "cbia/worked-out";
+
 /// A stored run.
 #[derive(Clone, Debug)]
 pub struct RunListing {
@@ -36,6 +39,20 @@ impl Store {
             Cas::Done => Ok(None),
             Cas::Conflict(Some(other)) => Ok((other != tip).then_some(other)),
             Cas::Conflict(None) | Cas::Busy => Err(StoreError::Moved { name: name.to_string() }),
+        }
+    }
+
+    /// Whether this clone worked the run out itself, phase by phase. A run that was fetched is not, until that was done.
+    pub fn worked_out_here(&self, tip: &Oid) -> bool {
+        self.common_dir().join(WORKED_OUT).join(tip.to_string()).is_file()
+    }
+
+    /// Notes that this clone worked the run out itself. That is no truth, and nothing waits for the disk: without the note the run is worked out
+    /// once more, which is all that a note which cannot be written costs.
+    pub fn note_worked_out(&self, tip: &Oid) {
+        let folder = self.common_dir().join(WORKED_OUT);
+        if !self.is_read_only() && self.create_dirs(&folder, self.common_dir()).is_ok() {
+            std::fs::write(folder.join(tip.to_string()), b"").ok();
         }
     }
 

@@ -595,3 +595,52 @@ fn a_run_that_never_passed_its_phases_is_put_aside() {
     }
     assert!(repo.has(NOTE) || repo.has(DATA));
 }
+
+/// A run from elsewhere that is whole in itself, and whose CHECK says that it passed although it did not: it is worked out again, and not used.
+#[test]
+fn a_fetched_run_is_not_believed_to_have_passed_its_check() {
+    let liar = full();
+    // Nothing is normalized, so that nothing later looks at the artifacts again.
+    liar.set(PIPELINE, "/struct", Value::Null);
+    liar.write("data/data.json", "{\"level\": 4, \"name\": \"x\"}\n");
+    liar.commit();
+    stopped(&liar, 6, "CHECK", "check-failed", &["artifact-schema"]);
+    // What its own cache answers for CHECK is made up, and the run is stored with it.
+    let (name, entry) = liar.entries("CHECK")[0].clone();
+    let shown = |path: &str| liar.git(["show", &format!("{entry}:{path}")]);
+    let (at, at_meta) = ("artifacts/execution/check/report.json", "cache.meta.json");
+    let mut report: Value = serde_json::from_str(&shown(at)).unwrap();
+    (report["passed"], report["findings"]) = (json!(true), json!([]));
+    let bytes = git_cbia::document::json::pretty(&report);
+    let mut meta: Value = serde_json::from_str(&shown(at_meta)).unwrap();
+    let listed = meta["artifacts"].as_array_mut().unwrap();
+    let file = listed.iter_mut().find(|file| file["path"] == "execution/check/report.json").unwrap();
+    (file["sha256"], file["bytes"]) = (json!(Digest::of(&bytes)), json!(bytes.len()));
+    let (meta, bytes) = (git_cbia::document::json::pretty(&meta), String::from_utf8(bytes).unwrap());
+    let changes = [(at, Some(bytes.as_str())), (at_meta, Some(std::str::from_utf8(&meta).unwrap()))];
+    let forged = super::poison::on_tree(&liar, &entry, &super::poison::changed_tree(&liar, &entry, &changes));
+    liar.git(["update-ref", &name, &forged]);
+    liar.cbia(["run"]).ok();
+    let (run, _) = liar.only_ref("refs/cbia/runs");
+
+    let victim = liar.clone_to("victim");
+    victim.git(["fetch", "-q", liar.path().to_str().unwrap(), &format!("{run}:{run}")]);
+    assert!(!victim.has("out"));
+    let ran = victim.cbia(["run", "--json"]).exits(6);
+    assert_eq!(ran.codes(), ["run-invalid", "artifact-schema"], "{}", ran.stdout);
+    assert!(ran.finding("run-invalid")["message"].as_str().unwrap().contains("CHECK"), "{}", ran.stdout);
+    assert!(!victim.has("out") && victim.refs("refs/cbia/runs").is_empty());
+
+    // A run that does hold is worked out once, and believed from then on.
+    let honest = full();
+    honest.commit();
+    honest.run();
+    let (run, tip) = honest.only_ref("refs/cbia/runs");
+    let other = honest.clone_to("other");
+    other.git(["fetch", "-q", honest.path().to_str().unwrap(), &format!("{run}:{run}")]);
+    for check in ["executed", "replayed"] {
+        let ran = other.cbia(["run", "--json"]).ok();
+        assert_eq!((ran.gen_status().as_str(), statuses(&ran)["CHECK"].as_str()), ("replayed", check));
+        assert_eq!(ran.json()["run"], json!(tip));
+    }
+}
