@@ -284,6 +284,7 @@ struct Executed {
     executor: GenExecutor,
     files: BTreeMap<RepoPath, Vec<u8>>,
     request: Vec<u8>,
+    value: Value,
     outputs: Outputs,
 }
 
@@ -310,7 +311,7 @@ impl Executed {
         let files = paths.map(|path| (path.parse().unwrap(), fs::read(repo.join(path)).unwrap())).collect();
         let executor = serde_json::from_value(value["pre_gen_capsule"]["gen_executor"].clone()).unwrap();
         let outputs = serde_json::from_value(value["phase_config"]["outputs"].clone()).unwrap();
-        Self { executor, files, request, outputs }
+        Self { executor, files, request, value, outputs }
     }
 
     /// The program that its command names first.
@@ -351,7 +352,7 @@ impl Executed {
         let job = Job {
             executor: &self.executor,
             files: &self.files,
-            request: (&request, &self.request),
+            request: (&request, &self.value),
             outputs: &self.outputs,
             phase: Phase::Gen,
         };

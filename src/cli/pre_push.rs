@@ -121,10 +121,10 @@ enum Uploaded {
 
 /// Pushes the evidence that the remote was not seen to have: the runs, what attests them, and this writer's ledger.
 fn upload(store: &Store, args: &Args, evidence: &Evidence<'_>, runs: &[Run]) -> Result<Uploaded, CommandError> {
-    let sharing = store.sharing()?;
     if runs.is_empty() {
         return Ok(Uploaded::There(0));
     }
+    let sharing = store.sharing()?;
     if sharing.push == PushWhen::Never {
         return Ok(Uploaded::Left);
     }

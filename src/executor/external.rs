@@ -14,7 +14,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::harvest::{Harvest, collect};
+use serde_json::Value;
+
+use super::harvest::{Collected, Harvest, collect};
 use super::printed::{MAX_PRINTED, Printed, holds_secret};
 use super::scratch::Scratch;
 use super::supervise::{ARGUMENT, SUPERVISE};
@@ -26,7 +28,7 @@ use crate::document::gen_exchange::Outputs;
 use crate::document::json;
 use crate::document::path::{RepoPath, printable};
 use crate::document::phase::Phase;
-use crate::document::schema::{Kind, parse, validate};
+use crate::document::schema::{Kind, validate};
 
 /// The variable that names the request.
 const REQUEST_VARIABLE: &str = "CBIA_GEN_REQUEST";
@@ -68,8 +70,8 @@ pub struct Job<'a> {
     pub executor: &'a GenExecutor,
     /// The snapshot that it sees.
     pub files: &'a BTreeMap<RepoPath, Vec<u8>>,
-    /// Where the request goes, and its bytes.
-    pub request: (&'a RepoPath, &'a [u8]),
+    /// Where the request goes, and what it says.
+    pub request: (&'a RepoPath, &'a Value),
     /// Where its results go.
     pub outputs: &'a Outputs,
     /// The phase that asks.
@@ -142,17 +144,20 @@ pub fn execute(job: &Job<'_>, host: &Host<'_>, permit: Permit<'_>) -> Execution 
     let Some(config) = &job.executor.config else {
         return Execution::refused(vec![Finding::error(Code::ExecutorUnavailable, "no executor is configured")]);
     };
-    let prepared = prepare(job, config, host);
+    let (at, request) = (job.request.0, json::pretty(job.request.1));
+    let prepared = prepare(job, &request, config, host);
     let (scratch, order, secrets) = match prepared {
         Ok(prepared) => prepared,
         Err(findings) => return Execution::refused(findings),
     };
     let conversed = std::thread::scope(|scope| {
         // While the supervisor starts; the program does not before both have said yes.
-        let mut checking = Some(scope.spawn(|| misasked(job)));
+        let mut checking = Some(scope.spawn(|| validate(Kind::ExecutorRequest, at.as_str(), &request, job.request.1)));
         converse(&order, host, &secrets, &mut |level| {
             let broken = checking.take().map(|check| check.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-            broken.filter(|broken| !broken.is_empty()).unwrap_or_else(|| permit(level))
+            let broken = broken.into_iter().flatten().map(|finding| Finding { code: Code::RequestInvalid, ..finding });
+            let broken: Vec<Finding> = broken.collect();
+            if broken.is_empty() { permit(level) } else { broken }
         })
     });
     let ended = match conversed {
@@ -174,12 +179,11 @@ pub fn execute(job: &Job<'_>, host: &Host<'_>, permit: Permit<'_>) -> Execution 
     let collected = match judge(&verdict, config, &order, printed) {
         Some(_) if !refusals.is_empty() => Err(refusals),
         Some(finding) => Err(vec![finding]),
-        None => collect(&scratch, job.outputs, job.phase, job.request.0, &order.bounds),
+        None => collect(&scratch, job.outputs, job.phase, at, &order.bounds),
     };
     // The supervisor sees its channel closed, removes the scratch directory, and ends, while what was read is verified here.
     drop(channel);
-    let harvest =
-        collected.and_then(|collected| collected.verify(job.phase)).and_then(|harvest| without_secrets(harvest, &secrets));
+    let harvest = collected.and_then(Collected::verify).and_then(|harvest| without_secrets(harvest, &secrets));
     host.clearing.add(process, scratch);
     let mut warnings = Vec::new();
     if printed > order.bounds.log_bytes {
@@ -192,20 +196,10 @@ pub fn execute(job: &Job<'_>, host: &Host<'_>, permit: Permit<'_>) -> Execution 
     Execution { level: verdict.level, exit: spelled(&verdict.fate), log, warnings, harvest }
 }
 
-/// What is wrong with the request.
-fn misasked(job: &Job<'_>) -> Vec<Finding> {
-    let (at, request) = job.request;
-    let broken = match parse("executor request", at.as_str(), request) {
-        Ok(value) => validate(Kind::ExecutorRequest, at.as_str(), request, &value),
-        Err(finding) => vec![finding],
-    };
-    broken.into_iter().map(|finding| Finding { code: Code::RequestInvalid, ..finding }).collect()
-}
-
 type Prepared = (Scratch, Order, Vec<String>);
 
-fn prepare(job: &Job<'_>, config: &ExecutorConfig, host: &Host<'_>) -> Result<Prepared, Vec<Finding>> {
-    let (at, request) = job.request;
+fn prepare(job: &Job<'_>, request: &[u8], config: &ExecutorConfig, host: &Host<'_>) -> Result<Prepared, Vec<Finding>> {
+    let at = job.request.0;
     let words = config.command.as_deref().unwrap_or_default();
     // The program itself is hashed once more by the process that becomes it.
     let arguments = job.executor.programs.iter().filter(|program| Some(&program.path) != words.first());

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 
@@ -21,7 +21,7 @@ use crate::document::schema::{Kind, load};
 
 /// The largest report that is read, in bytes.
 pub const MAX_REPORT_BYTES: u64 = 16 << 20;
-/// Fewer folders than this are not worth a thread.
+/// Fewer folders than this are not worth a thread of their own.
 const FEWEST_FOLDERS: usize = 8;
 /// At most this many findings are told.
 const MAX_FINDINGS: usize = 100;
@@ -44,7 +44,7 @@ pub struct Collected<'a> {
     outputs: &'a Outputs,
     /// What is wrong with what lies there.
     findings: Vec<Finding>,
-    report: Result<Vec<u8>, Vec<Finding>>,
+    report: Result<GenReport, Vec<Finding>>,
     /// What is wrong with artifacts that were not read.
     unread: Vec<Finding>,
     /// Each artifact that is there, in byte order of path: its bytes and their digest.
@@ -60,7 +60,7 @@ pub fn collect<'a>(
     bounds: &Bounds,
 ) -> Result<Collected<'a>, Vec<Finding>> {
     let declared: HashSet<&RepoPath> = outputs.artifacts.iter().collect();
-    let mut found = walk(&Reader::new(scratch, &declared, bounds))?;
+    let mut found = walk(&Reader::new(scratch, &declared, (&outputs.execution_report, phase), bounds))?;
     let mut findings = std::mem::take(&mut found.findings);
     for (path, kind) in &found.files {
         let expected =
@@ -91,12 +91,12 @@ pub fn collect<'a>(
         let message = format!("the executor deleted its input {path}");
         findings.push(Finding::error(Code::ExecutorInputChanged, message).at(path).hint("write to the declared outputs only"));
     }
-    let report = match found.absent(&outputs.execution_report) {
-        None => read_report(scratch, &outputs.execution_report),
+    let report = found.report.take().unwrap_or_else(|| match found.absent(&outputs.execution_report) {
+        // It was told of above.
         Some(_) if matches!(found.files.get(&outputs.execution_report), Some(Found::Other(_))) => Err(Vec::new()),
-        Some(finding) if finding.code == Code::OutputMissing => Err(vec![no_report(&outputs.execution_report)]),
-        Some(finding) => Err(vec![finding]),
-    };
+        Some(finding) if finding.code != Code::OutputMissing => Err(vec![finding]),
+        Some(_) | None => Err(vec![no_report(&outputs.execution_report)]),
+    });
     let (mut unread, mut read, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
     let mut left = bounds.output_bytes;
     let mut paths: Vec<&RepoPath> = declared.into_iter().filter(|_| report.is_ok()).collect();
@@ -129,10 +129,10 @@ pub fn collect<'a>(
 }
 
 impl Collected<'_> {
-    /// The artifacts, if they are the declared ones, and what the report about `phase` says they are.
-    pub fn verify(self, phase: Phase) -> Result<Harvest, Vec<Finding>> {
+    /// The artifacts, if they are the declared ones, and what the report says they are.
+    pub fn verify(self) -> Result<Harvest, Vec<Finding>> {
         let Self { outputs, mut findings, report, unread, read } = self;
-        let report = match report.and_then(|bytes| parse_report(&bytes, &outputs.execution_report, phase)) {
+        let report = match report {
             Ok(report) => report,
             Err(more) => {
                 findings.extend(more);
@@ -159,19 +159,33 @@ impl Collected<'_> {
     }
 }
 
-/// What `action` gives for each item, in their order.
+/// What `action` gives for each item, in their order. Whoever is done takes the next.
 fn in_parallel<T: Sync, R: Send>(items: &[T], action: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let part = items.len().div_ceil(threads).max(FEWEST_FOLDERS);
-    if items.len() <= part {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len() / FEWEST_FOLDERS);
+    if threads <= 1 {
         return items.iter().map(action).collect();
     }
-    std::thread::scope(|scope| {
-        let action = &action;
-        let start = |part| scope.spawn(move || Vec::from_iter(<[T]>::iter(part).map(action)));
-        let parts: Vec<_> = items.chunks(part).map(start).collect();
-        parts.into_iter().flat_map(|part| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-    })
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            match items.get(at) {
+                Some(item) => done.push((at, action(item))),
+                None => return done,
+            }
+        }
+    };
+    let mut done: Vec<(usize, R)> = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let own = work();
+        let join = |part: std::thread::ScopedJoinHandle<'_, Vec<(usize, R)>>| {
+            part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        own.into_iter().chain(others.into_iter().flat_map(join)).collect()
+    });
+    done.sort_unstable_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 fn cut(mut findings: Vec<Finding>) -> Vec<Finding> {
@@ -204,6 +218,7 @@ enum Found {
 #[derive(Default)]
 struct Walk {
     files: BTreeMap<RepoPath, Found>,
+    report: Option<Result<GenReport, Vec<Finding>>>,
     folders: BTreeSet<Vec<u8>>,
     findings: Vec<Finding>,
 }
@@ -229,6 +244,8 @@ fn not_regular(path: &RepoPath) -> Finding {
 struct Reader<'a> {
     scratch: &'a Scratch,
     declared: &'a HashSet<&'a RepoPath>,
+    /// Where the report is, and what it is about.
+    report: (&'a RepoPath, Phase),
     /// How many entries there may be, and how many were found.
     most: u64,
     entries: AtomicU64,
@@ -237,9 +254,9 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(scratch: &'a Scratch, declared: &'a HashSet<&'a RepoPath>, bounds: &Bounds) -> Self {
+    fn new(scratch: &'a Scratch, declared: &'a HashSet<&'a RepoPath>, report: (&'a RepoPath, Phase), bounds: &Bounds) -> Self {
         let (entries, left) = (AtomicU64::new(0), AtomicU64::new(bounds.output_bytes));
-        Self { scratch, declared, most: bounds.output_files, entries, left }
+        Self { scratch, declared, report, most: bounds.output_files, entries, left }
     }
 }
 
@@ -255,6 +272,7 @@ fn walk(reader: &Reader<'_>) -> Result<Walk, Vec<Finding>> {
             let listing = listing?;
             files.extend(listing.files);
             walk.findings.extend(listing.findings);
+            walk.report = walk.report.or(listing.report);
             level.extend(listing.folders);
         }
         walk.folders.extend(level.iter().cloned());
@@ -267,6 +285,7 @@ fn walk(reader: &Reader<'_>) -> Result<Walk, Vec<Finding>> {
 #[derive(Default)]
 struct Listing {
     files: Vec<(RepoPath, Found)>,
+    report: Option<Result<GenReport, Vec<Finding>>>,
     folders: Vec<Vec<u8>>,
     findings: Vec<Finding>,
 }
@@ -303,7 +322,10 @@ fn list(reader: &Reader<'_>, folder: &[u8]) -> Result<Listing, Vec<Finding>> {
         }
         path.extend_from_slice(entry.file_name().to_bytes());
         // Some file systems do not tell what it is.
-        if matches!(entry.file_type(), FileType::RegularFile | FileType::Unknown)
+        let is_file = matches!(entry.file_type(), FileType::RegularFile | FileType::Unknown);
+        if is_file && path == reader.report.0.as_str().as_bytes() {
+            listing.report = read_report(&handle, entry.file_name(), reader.report);
+        } else if is_file
             && let Ok(path) = RepoPath::from_bytes(&path)
             && reader.declared.contains(&path)
             && let Some(file) = take(reader, &handle, entry.file_name(), &path)
@@ -391,19 +413,23 @@ fn no_report(path: &RepoPath) -> Finding {
         .hint("the request names the place as phase_config.outputs.execution_report")
 }
 
-fn read_report(scratch: &Scratch, path: &RepoPath) -> Result<Vec<u8>, Vec<Finding>> {
-    let (file, stat) = match open(scratch.folder(), path.as_str(), path) {
-        Ok(Some(opened)) => opened,
-        Ok(None) => return Err(vec![no_report(path)]),
-        Err(finding) => return Err(vec![finding]),
+/// Reads the report, which is `name` in `folder`. Nothing, if there is none any more.
+fn read_report(folder: &OwnedFd, name: &CStr, (path, phase): (&RepoPath, Phase)) -> Option<Result<GenReport, Vec<Finding>>> {
+    let (file, stat) = match open(folder, name, path) {
+        Ok(opened) => opened?,
+        // What is no regular file is told of by the walk.
+        Err(finding) if finding.code == Code::OutputNotRegular => return None,
+        Err(finding) => return Some(Err(vec![finding])),
     };
-    let read = whole(&file, stat.st_size as u64, MAX_REPORT_BYTES + 1);
-    let bytes = read.map_err(|error| vec![unreadable(path, error)])?;
+    let bytes = match whole(&file, stat.st_size as u64, MAX_REPORT_BYTES + 1) {
+        Ok(bytes) => bytes,
+        Err(error) => return Some(Err(vec![unreadable(path, error)])),
+    };
     if bytes.len() as u64 > MAX_REPORT_BYTES {
         let message = format!("the executor's report is larger than {MAX_REPORT_BYTES} bytes");
-        return Err(vec![Finding::error(Code::ReportInvalid, message).at(path)]);
+        return Some(Err(vec![Finding::error(Code::ReportInvalid, message).at(path)]));
     }
-    Ok(bytes)
+    Some(parse_report(&bytes, path, phase))
 }
 
 fn parse_report(bytes: &[u8], path: &RepoPath, phase: Phase) -> Result<GenReport, Vec<Finding>> {

@@ -136,11 +136,11 @@ pub fn execute(input: &Input, sources: &Sources, host: &Host<'_>, bundle: &Bundl
         return Executed { produced: built_in(input, sources), trace: None, warnings: Vec::new() };
     }
     let request = request(input);
-    let bytes = json::emit(&request);
+    let asked = json::to_value(&request);
     let job = external::Job {
         executor,
         files: sources.contents,
-        request: (&super::path(REQUEST_PATH), &bytes),
+        request: (&super::path(REQUEST_PATH), &asked),
         outputs: &request.phase_config.outputs,
         phase: Phase::Gen,
     };

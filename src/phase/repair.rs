@@ -169,11 +169,11 @@ fn external(
         },
         repair_capsule: Some(capsule.clone()),
     };
-    let bytes = json::emit(&request);
+    let asked = json::to_value(&request);
     let job = external::Job {
         executor,
         files: &files,
-        request: (&super::path(REQUEST_PATH), &bytes),
+        request: (&super::path(REQUEST_PATH), &asked),
         outputs: &request.phase_config.outputs,
         phase: Phase::Repair,
     };

@@ -31,39 +31,31 @@ impl Verifier<'_> {
         before: Option<Oid>,
         trusted: bool,
     ) -> Result<Option<TreeVerdict>, VerifyError> {
+        let Some(blob) = blob_at(self.store, tree, PIPELINE_PATH) else { return Ok(None) };
+        let blob_before = before.and_then(|before| blob_at(self.store, before, PIPELINE_PATH)).filter(|before| *before != blob);
+        let read = |id: &Oid| self.store.read_blob(id, MAX_DOCUMENT).ok();
+        let (bytes, bytes_before) = (read(&blob), blob_before.as_ref().and_then(read));
+        let outline = |bytes| serde_json::from_slice::<Outline<'_>>(bytes).ok();
+        // What cannot be read of the tree before declares nothing.
+        let (own, previous) = (bytes.as_deref().and_then(outline), bytes_before.as_deref().and_then(outline));
+        let Some(own) = own else { return Ok(None) };
+        let generated = Generated::new([&own].into_iter().chain(&previous));
+        let (Some(generated), Some(named)) = (generated, Named::new(self.store, tree, &own)) else { return Ok(None) };
         if let (Some(before), true) = (before, trusted)
-            && self.is_unchanged(tree, before) == Some(true)
+            && let Ok(changed) = self.store.compare(Some(before), Some(tree), &Everything, TreeLimits::default())
+            && !changed.iter().map(|difference| difference.path.as_slice()).any(|path| {
+                // Whatever decides what the generated files should be, and these files themselves.
+                decides_always(path) || generated.holds(path) || named.holds(path)
+            })
         {
             return Ok(Some(TreeVerdict::default()));
         }
-        if self.means.own_work { self.worked_out(tree, before) } else { Ok(None) }
-    }
-
-    /// Whether nothing differs that decides what the generated files should be, or is one of them.
-    fn is_unchanged(&self, tree: Oid, before: Oid) -> Option<bool> {
-        let changed = self.store.compare(Some(before), Some(tree), &Everything, TreeLimits::default()).ok()?;
-        if changed.iter().any(|difference| decides_always(&difference.path)) {
-            return Some(false);
-        }
-        let pipeline = bytes_at(self.store, tree, PIPELINE_PATH)?;
-        let outline: Outline<'_> = serde_json::from_slice(&pipeline).ok()?;
-        let (generated, named) = (Generated::new([&outline])?, Named::new(self.store, tree, &outline)?);
-        Some(!changed.iter().any(|difference| generated.holds(&difference.path) || named.holds(&difference.path)))
+        if self.means.own_work { self.worked_out(tree, &named, &generated) } else { Ok(None) }
     }
 
     /// The verdict of a tree whose run this clone worked out itself, where its word counts. The run's commit names every byte of it, so that
     /// nothing is left to see but that the tree has its state, its executor, and its files.
-    fn worked_out(&mut self, tree: Oid, before: Option<Oid>) -> Result<Option<TreeVerdict>, VerifyError> {
-        let Some(pipeline) = bytes_at(self.store, tree, PIPELINE_PATH) else { return Ok(None) };
-        let before = before.and_then(|before| bytes_at(self.store, before, PIPELINE_PATH)).filter(|before| *before != pipeline);
-        let Ok(outline) = serde_json::from_slice::<Outline<'_>>(&pipeline) else { return Ok(None) };
-        // What cannot be read declares nothing.
-        let previous = before.as_deref().and_then(|bytes| serde_json::from_slice::<Outline<'_>>(bytes).ok());
-        let (Some(generated), Some(named)) =
-            (Generated::new([&outline].into_iter().chain(&previous)), Named::new(self.store, tree, &outline))
-        else {
-            return Ok(None);
-        };
+    fn worked_out(&mut self, tree: Oid, named: &Named, generated: &Generated<'_>) -> Result<Option<TreeVerdict>, VerifyError> {
         let Some(exact) = named.exact.iter().map(|path| path.parse().ok()).collect::<Option<Vec<RepoPath>>>() else {
             return Ok(None);
         };
@@ -72,7 +64,7 @@ impl Verifier<'_> {
             if self.store.worked_out_here(&run.tip, &run.state_key, &run.executor_key)
                 && self.is_asked_for(tree, &run)
                 && self.doubts(&run)?.is_empty()
-                && self.has_files_of(tree, &run, &generated)
+                && self.has_files_of(tree, &run, generated)
             {
                 let rests_on = vec![run.clone()];
                 return Ok(Some(TreeVerdict { state_key: Some(state_key), run: Some(run), rests_on, ..TreeVerdict::default() }));
@@ -93,10 +85,6 @@ impl Verifier<'_> {
         let Ok(made) = self.store.tree_of(&run.tip) else { return false };
         self.store.compare(Some(made), Some(tree), generated, TreeLimits::default()).is_ok_and(|found| found.is_empty())
     }
-}
-
-fn bytes_at(store: &Store, tree: Oid, at: &str) -> Option<Vec<u8>> {
-    store.read_blob(&blob_at(store, tree, at)?, MAX_DOCUMENT).ok()
 }
 
 /// Whether a change at this path matters because of where it is, whatever is declared.
@@ -170,8 +158,8 @@ impl Named {
                 last = template;
             }
         }
-        if let Some(bytes) = bytes_at(store, tree, LEDGER_PATH) {
-            let ledger: AuthorityLedger = serde_json::from_slice(&bytes).ok()?;
+        if let Some(id) = blob_at(store, tree, LEDGER_PATH) {
+            let ledger: AuthorityLedger = serde_json::from_slice(&store.read_blob(&id, MAX_DOCUMENT).ok()?).ok()?;
             exact.extend(ledger.authority_set.iter().filter_map(|authority| authority.file()).map(String::from));
         }
         Some(Self { inputs, exact })
