@@ -429,7 +429,7 @@ fn no_hash_of_a_record_is_taken_at_its_word() {
     let mut cases = Vec::new();
     hashes(&record, String::new(), &mut cases);
     // The keys, six links, the keys and the artifacts of the phases.
-    assert!(cases.len() > 20, "{cases:?}");
+    assert!(cases.len() > 18, "{cases:?}");
     let changed = |at: &str, to: Value| {
         let mut record = record.clone();
         *record.pointer_mut(at).unwrap() = to;

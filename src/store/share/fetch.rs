@@ -81,9 +81,10 @@ impl Store {
             refspecs.extend(kinds.map(|kind| format!("{from}{kind}/*:{to}{kind}/*")));
             refspecs.push(Self::ledgers_refspec(&space, None));
         }
+        let before = self.seen_ledgers()?;
         self.git_fetch(remote, sharing.attended(), &refspecs, &mut fetched.findings)?;
         for space in sharing.reads_from() {
-            let news = self.take_ledgers(remote, &space, true, &mut fetched.findings)?;
+            let news = self.take_ledgers(remote, &space, &before, true, &mut fetched.findings)?;
             fetched.ledgers.extend(news);
             let prefix = remote.tracking(&space);
             let landed = |kind: &str| self.refs_under(&format!("{prefix}{kind}/"));
