@@ -466,6 +466,8 @@ fn no_hash_of_a_record_is_taken_at_its_word() {
     };
     forge(&repo, &changed("/event", "replayed".into()), |commit| commit);
     found("the event", "as Cbia-Event");
+    forge(&repo, &record, |commit| commit.split_once('\n').unwrap().1.to_owned());
+    found("a run that nothing holds", "is no parent of its commit");
     let log = serde_json::json!({"level": "none", "exit": "exit 0", "log": "execution/gen/executor.log"});
     forge(&repo, &with("executor", log), |commit| commit);
     found("a log", "it lacks execution/gen/executor.log");

@@ -89,19 +89,24 @@ impl<'s> Records<'s> {
                 ));
             }
         }
-        // That the run is the commit's second parent is seen where the chain is walked.
         let Some(run) = &record.run else { return Ok(()) };
         let run = commit_id(run)?;
-        self.ledger(record, &tree, run)?;
+        // Otherwise nothing would hold it.
+        if entry.commit.parents.get(1) != Some(&run) {
+            return Err(format!("the run {run} that it names is no parent of its commit"));
+        }
+        let own = tree.get(&RUN_LEDGER.parse().map_err(|error| spelled(&error))?).map(|leaf| leaf.id.to_string());
         let what = serde_json::json!([
             record.event.as_str(),
             record.state_key,
             record.executor_key,
             json::to_value(&record.links),
+            own,
             record.phases.iter().map(|phase| (phase.phase.as_str(), phase.cache_key, &phase.artifacts)).collect::<Vec<_>>(),
         ]);
         let what = Digest::of_canonical(&what);
         if !self.passed.contains(&(run, what)) {
+            self.ledger(record, &tree, run)?;
             self.run(record, run)?;
             self.passed.insert((run, what));
         }

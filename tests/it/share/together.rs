@@ -138,6 +138,15 @@ fn clones_that_are_killed_lose_no_record_either() {
     }
 }
 
+/// Counts down when it goes, also by a panic.
+struct Done<'a>(&'a AtomicUsize);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// While clones run and push, everything old is collected in each of them and on the remote, and git collects for itself.
 #[test]
 fn collections_among_runs_and_pushes_lose_nothing() {
@@ -151,13 +160,13 @@ fn collections_among_runs_and_pushes_lose_nothing() {
         for (number, repo) in repos.iter().enumerate() {
             let (working, collected) = (&working, &collected);
             scope.spawn(move || {
+                let _done = Done(working);
                 for round in 0..rounds * 2 {
                     input(repo, number, round);
                     let ran = repo.cbia(["run", "--json"]).ok();
                     // What was offered and then evicted before it was had is a warning.
                     assert!(ran.codes().iter().all(|code| code == "remote-unreachable"), "{}", ran.stdout);
                 }
-                working.fetch_sub(1, Ordering::SeqCst);
             });
             // To a collector of tomorrow all of it is old.
             let tomorrow = repo.with("GIT_COMMITTER_DATE", Some("1700090000 +0000"));
