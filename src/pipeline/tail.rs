@@ -387,7 +387,7 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
         let step = Step::new(Phase::Repair, if accepted { status } else { PhaseStatus::Failed }, key, evidence, document);
         let findings = said.findings.clone();
         self.seal(Step { summary, findings, changed, artifacts, ..step })?;
-        let refused = with_diff(&said);
+        let refused = repair::refusal(&said);
         self.repairs.push(said);
         if accepted { Ok(()) } else { Err(stop(Phase::Repair, Ended::CheckFailed, refused)) }
     }
@@ -578,15 +578,4 @@ fn stop(phase: Phase, ended: Ended, findings: Vec<Finding>) -> Halt {
 
 fn digest_of(evidence: &Evidence, at: &'static str) -> Digest {
     Digest::of(evidence.get(&path(at)).map(Vec::as_slice).unwrap_or_default())
-}
-
-/// Why a repair was refused, with what it would have changed.
-fn with_diff(report: &RepairReport) -> Vec<Finding> {
-    const SHOWN: usize = 40;
-    let mut findings = report.findings.clone();
-    if let (Some(first), false) = (findings.first_mut(), report.diff.is_empty()) {
-        let diff: Vec<&str> = report.diff.iter().take(SHOWN).map(String::as_str).collect();
-        first.message = format!("{}:\n{}", first.message, diff.join("\n"));
-    }
-    findings
 }
