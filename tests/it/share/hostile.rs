@@ -351,6 +351,9 @@ fn nothing_of_a_lie_is_used() {
         assert_eq!(bob.run(), "replayed", "{}", lie.what);
         assert!(bob.read(NOTE) == NOTE_TEXT && !bob.has("zoo"));
         assert_eq!(bob.leftovers(), Vec::<String>::new(), "{}", lie.what);
+        // What a remote offered may be kept as it was offered; it is told, and put aside where that is asked for.
+        bob.git_fsck();
+        bob.cbia(["fsck", "--repair"]).ok();
         bob.fsck();
     }
 }
