@@ -47,6 +47,7 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
         cage: &cage,
         trust: store.trust().map_err(CommandError::found)?,
         limits: Limits { runs: usize::MAX, ..Limits::default() },
+        own_work: false,
     };
     let mut verifier = Verifier::new(store, Evidence::of(store), means);
     if let Some(name) = &args.run {

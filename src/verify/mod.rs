@@ -8,6 +8,7 @@
 //! - `paths`: which paths are generated, by the declaration of the commit and of the one before it.
 //! - `state`: a tree's state, and the runs of it that hold.
 //! - `trust`: whose word a run needs, and who gave it.
+//! - `glance`: what shows without that.
 //! - `cover`: the rule for single artifacts, where a state has no run.
 //! - `diagnose`: why a stored run does not hold.
 //! - `update`: a branch or tag that moves, and the policy that judges it.
@@ -16,6 +17,7 @@
 mod cover;
 mod diagnose;
 pub mod evidence;
+mod glance;
 mod paths;
 pub mod refs;
 pub mod state;
@@ -85,6 +87,8 @@ pub struct Means<'a> {
     pub trust: Trust,
     /// What is done at most.
     pub limits: Limits,
+    /// Whether runs that this clone worked out itself are believed, as it noted when it did: at a door for its own work.
+    pub own_work: bool,
 }
 
 /// How an artifact came to be let through.
