@@ -155,17 +155,7 @@ impl From<crate::verify::VerifyError> for CommandError {
     }
 }
 
-macro_rules! through_store {
-    ($($error:path),+) => {
-        $(impl From<$error> for CommandError {
-            fn from(error: $error) -> Self {
-                StoreError::from(error).into()
-            }
-        })+
-    };
-}
-
-through_store!(crate::store::refs::RefError, crate::store::object::ObjectError, crate::store::tree::TreeError);
+crate::store::through_store!(CommandError: crate::store::refs::RefError, crate::store::object::ObjectError, crate::store::tree::TreeError);
 
 impl From<crate::store::snapshot::ScanError> for CommandError {
     fn from(error: crate::store::snapshot::ScanError) -> Self {

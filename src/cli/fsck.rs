@@ -6,6 +6,7 @@ use super::ui::Ui;
 use crate::document::finding::{Code, Finding};
 use crate::document::path::printable;
 use crate::pipeline::{counted, finished};
+use crate::policy;
 use crate::store::Store;
 use crate::store::fsck::{Census, Problem, Repair};
 
@@ -70,7 +71,7 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
 
 /// Looks at everything, the runs included.
 fn examine(store: &Store) -> Result<Census, CommandError> {
-    let mut census = store.examine()?;
+    let mut census = store.examine(&|memory| policy::answers(&memory.key, &memory.decision, &memory.explain))?;
     census.problems.extend(runs(store, &census));
     Ok(census)
 }

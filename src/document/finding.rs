@@ -160,7 +160,7 @@ codes! {
     LockStale = "lock-stale": "A lock that a killed process left was put aside.",
     RefDamaged = "ref-damaged": "A ref of git cbia cannot be read.",
     RefDangling = "ref-dangling": "A ref of git cbia points at an object that is lost.",
-    LedgerBroken = "ledger-broken": "A record of a ledger, or the run that it names, is lost or damaged.",
+    LedgerBroken = "ledger-broken": "A record of a ledger, or the run that it names, is lost or damaged, or the record says what its run does not.",
     BundleInvalid = "bundle-invalid": "A bundle is damaged, or is not one of git cbia.",
     LedgerTorn = "ledger-torn": "The newest ledger record was torn and was left out.",
     LedgerRewound = "ledger-rewound": "A ledger has lost records that it had before.",

@@ -190,3 +190,14 @@ fn external(
 pub fn config_hash(pipeline: &Pipeline) -> Digest {
     Digest::of_canonical(&serde_json::json!({ "repair": pipeline.repair, "struct": pipeline.r#struct }))
 }
+
+/// Why a repair was refused, with what it would have changed.
+pub fn refusal(report: &RepairReport) -> Vec<Finding> {
+    const SHOWN: usize = 40;
+    let mut findings = report.findings.clone();
+    if let (Some(first), false) = (findings.first_mut(), report.diff.is_empty()) {
+        let diff: Vec<&str> = report.diff.iter().take(SHOWN).map(String::as_str).collect();
+        first.message = format!("{}:\n{}", first.message, diff.join("\n"));
+    }
+    findings
+}

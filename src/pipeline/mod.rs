@@ -42,18 +42,8 @@ pub enum PipelineError {
     Store(#[from] StoreError),
 }
 
-macro_rules! from_store {
-    ($($error:path),+) => {
-        $(impl From<$error> for PipelineError {
-            fn from(error: $error) -> Self {
-                Self::Store(error.into())
-            }
-        })+
-    };
-}
-
-from_store!(
-    crate::store::refs::RefError,
+crate::store::through_store!(
+    PipelineError: crate::store::refs::RefError,
     crate::store::object::ObjectError,
     crate::store::pack::WriteError,
     crate::store::tree::TreeError,

@@ -8,7 +8,7 @@ use super::repeat;
 use super::reuse;
 use super::settle::{Go, Settle, Work};
 use super::step::{Admitted, Documents, gates};
-use crate::document::finding::Finding;
+use crate::document::finding::{Code, Finding};
 use crate::document::machine::RunDocument;
 use crate::executor::external::Host;
 use crate::phase::r#gen::{self, Produced};
@@ -143,7 +143,7 @@ pub fn run(store: &Store, options: &Options<'_>) -> Result<Report, PipelineError
         // A stored artifact that is not what its run says shows only when it is read, which is now.
         Some(work) if work.origin == Origin::Run => {
             judge.remember()?;
-            match settle.admitted(&admitted, work, &mut Go { judge: &mut judge, sources: None })? {
+            match settle.admitted(&admitted, work, &mut Go { judge: &mut judge, sources: None, elsewhere: None })? {
                 Ok(report) => return Ok(report),
                 Err(finding) => settle.refuse_stored(&admitted, finding)?,
             }
@@ -160,8 +160,12 @@ pub fn run(store: &Store, options: &Options<'_>) -> Result<Report, PipelineError
     let guard = store.lock(&format!("gen-{}", key.digest()), None)?;
     let contents = inputs.manifest_contents(store)?;
     let sources = repair::Sources { contents: &contents, bundle: documents.bundle, host: Some(options.host) };
-    if let Some(work) = known_or_fetched(&admitted, &mut settle, &mut judge, options)? {
-        let report = settle.admitted(&admitted, work, &mut Go { judge: &mut judge, sources: Some(&sources) })?;
+    let found = known_or_fetched(&admitted, &mut settle, &mut judge, options)?;
+    // A remote that did not answer just now is not waited for again.
+    let silent = settle.findings.iter().any(|finding| finding.code == Code::RemoteUnreachable);
+    let elsewhere = options.elsewhere.filter(|_| !silent);
+    if let Some(work) = found {
+        let report = settle.admitted(&admitted, work, &mut Go { judge: &mut judge, sources: Some(&sources), elsewhere })?;
         judge.remember()?;
         match report {
             Ok(report) => return Ok(report),
@@ -179,7 +183,7 @@ pub fn run(store: &Store, options: &Options<'_>) -> Result<Report, PipelineError
         Ok(work) => work,
         Err(finding) => return settle.failed(&inputs, &gates, vec![finding]),
     };
-    let report = settle.admitted(&admitted, work, &mut Go { judge: &mut judge, sources: Some(&sources) })?;
+    let report = settle.admitted(&admitted, work, &mut Go { judge: &mut judge, sources: Some(&sources), elsewhere })?;
     judge.remember()?;
     drop(guard);
     match report {

@@ -31,6 +31,7 @@ use crate::store::durable::Durability;
 use crate::store::ledger::Append;
 use crate::store::materialise::{Class, Materialise, MaterialiseError, Materialised, Source, Strays, WriteItem};
 use crate::store::pack::Batch;
+use crate::store::share::Sharing;
 use crate::store::{Oid, Store};
 
 /// What GEN handed on, and where it came from.
@@ -196,6 +197,9 @@ impl<'a> Settle<'a> {
     pub fn failed(mut self, inputs: &Inputs, gates: &Gates, findings: Vec<Finding>) -> Result<Report, PipelineError> {
         let denied = findings.iter().any(|f| f.code == Code::ConfinementDenied);
         self.findings.extend(findings);
+        // What the later phases made of a result that is kept nowhere is not what the record speaks of.
+        self.tail.clear();
+        self.links = gates.links.clone();
         if denied {
             let subject = format!("denied at GEN: {}", Code::ConfinementDenied.as_str());
             let (event, status, ended) = (RecordEvent::Denied, PhaseStatus::Skipped, Ended::Denied);
@@ -343,7 +347,9 @@ impl<'a> Settle<'a> {
         let whole = match whole {
             Some(whole) => whole,
             None => {
-                let means = Means { known: Known::Cache, judge: go.judge, sources: go.sources, store_changes: true };
+                let Go { judge, sources, elsewhere } = go;
+                let means =
+                    Means { known: Known::Cache, judge: *judge, sources: *sources, elsewhere: *elsewhere, store_changes: true };
                 admitted.whole(&mut batch, &output, means)?
             }
         };
@@ -463,6 +469,8 @@ pub(super) struct Go<'a> {
     pub judge: &'a mut dyn Judge,
     /// What an executor that repairs needs.
     pub sources: Option<&'a repair::Sources<'a>>,
+    /// Where else is asked.
+    pub elsewhere: Option<&'a Sharing>,
 }
 
 /// The evidence as files to write; `known` are the blobs of those that were hashed already.

@@ -291,7 +291,7 @@ impl Admitted<'_> {
             return Ok(Err(refuse("its artifacts are not the declared ones".into())));
         }
         let known = if believed { Known::Run(commits) } else { Known::Doubted(commits) };
-        let means = Means { known, judge, sources: None, store_changes: false };
+        let means = Means { known, judge, sources: None, elsewhere: None, store_changes: false };
         let whole = self.whole(&mut Batch::hashing(self.store), &output, means)?;
         if let Some(stop) = &whole.stopped {
             let why = stop.findings.first().map_or_else(String::new, |finding| format!(": {}", finding.message));

@@ -32,6 +32,7 @@ use crate::phase::r#gen::{Account, Trace};
 use crate::phase::{Evidence, Judge, check, eval, flow, path, repair, select, structure};
 use crate::store::Oid;
 use crate::store::pack::Batch;
+use crate::store::share::{Sharing, Wanted};
 
 /// A phase that was gone through.
 #[derive(Clone, Debug)]
@@ -116,6 +117,8 @@ pub struct Means<'a> {
     pub judge: &'a mut dyn Judge,
     /// What an executor that repairs needs; where it is absent, none is started.
     pub sources: Option<&'a repair::Sources<'a>>,
+    /// Where else a repair is asked for that is not known here.
+    pub elsewhere: Option<&'a Sharing>,
     /// Whether changed artifacts are stored as they come. Otherwise they are there already, or the run is not what it says.
     pub store_changes: bool,
 }
@@ -324,7 +327,13 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
         let key = self.key(Phase::Repair, repair::VERSION, handed, repair::config_hash(self.pipeline()));
         let believed = matches!(self.means.known, Known::Run(_) | Known::Cache);
         let by_executor = bounds.by == Some(Repairer::Executor);
-        let known = self.means.known.repair(admitted.store, &key, attempt).filter(|_| believed || by_executor);
+        let mut known = self.means.known.repair(admitted.store, &key, attempt).filter(|_| believed || by_executor);
+        // What is built in repairs sooner than a remote answers, and what it does is nobody's word.
+        let mut warnings = Vec::new();
+        if let (None, Some(sharing), true) = (&known, self.means.elsewhere, by_executor) {
+            warnings = admitted.store.look_up(sharing, &Wanted { run: None, keys: &[key.digest()] });
+            known = self.means.known.repair(admitted.store, &key, attempt);
+        }
         let (none, mut trace) = (BTreeMap::new(), None);
         let (status, repaired, evidence) = match known {
             Some(Repaired { report: said, changed }) => {
@@ -359,6 +368,7 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
                 }
             }
         };
+        self.warn(&warnings);
         self.whole.trace = trace.or(self.whole.trace.take());
         let Repairing { report: said, changed } = repaired;
         if status == PhaseStatus::Executed && said.accepted {
@@ -377,7 +387,7 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
         let step = Step::new(Phase::Repair, if accepted { status } else { PhaseStatus::Failed }, key, evidence, document);
         let findings = said.findings.clone();
         self.seal(Step { summary, findings, changed, artifacts, ..step })?;
-        let refused = with_diff(&said);
+        let refused = repair::refusal(&said);
         self.repairs.push(said);
         if accepted { Ok(()) } else { Err(stop(Phase::Repair, Ended::CheckFailed, refused)) }
     }
@@ -568,15 +578,4 @@ fn stop(phase: Phase, ended: Ended, findings: Vec<Finding>) -> Halt {
 
 fn digest_of(evidence: &Evidence, at: &'static str) -> Digest {
     Digest::of(evidence.get(&path(at)).map(Vec::as_slice).unwrap_or_default())
-}
-
-/// Why a repair was refused, with what it would have changed.
-fn with_diff(report: &RepairReport) -> Vec<Finding> {
-    const SHOWN: usize = 40;
-    let mut findings = report.findings.clone();
-    if let (Some(first), false) = (findings.first_mut(), report.diff.is_empty()) {
-        let diff: Vec<&str> = report.diff.iter().take(SHOWN).map(String::as_str).collect();
-        first.message = format!("{}:\n{}", first.message, diff.join("\n"));
-    }
-    findings
 }

@@ -84,15 +84,42 @@ pub fn memo_key(question: &Question<'_>) -> Digest {
 }
 
 fn key(question: &Question<'_>, input_hash: Digest) -> Digest {
+    key_of(lint::VERSION, question.query, &identity(), question.bundle.hash(), input_hash)
+}
+
+fn key_of(lint: u64, query: &str, engine: &EngineIdentity, policy: Digest, input: Digest) -> Digest {
     Digest::of_canonical(&json!({
         "v": MEMO_VERSION,
-        "query": question.query,
-        "engine": json::to_value(&identity()),
-        "lint": lint::VERSION,
-        "policy": question.bundle.hash(),
+        "query": query,
+        "engine": json::to_value(engine),
+        "lint": lint,
+        "policy": policy,
         "data": {},
-        "input": input_hash,
+        "input": input,
     }))
+}
+
+/// Whether these two documents are an answer to the question that has this key, whenever it was asked: as they are written, with every hash in
+/// them right.
+pub fn answers(key: &Digest, decision_bytes: &[u8], explain_bytes: &[u8]) -> bool {
+    let Some(decision) =
+        json::parse(decision_bytes).ok().and_then(|value| serde_json::from_value::<DecisionDocument>(value).ok())
+    else {
+        return false;
+    };
+    let explain = json::parse(explain_bytes).ok().and_then(|value| serde_json::from_value::<ExplainDocument>(value).ok());
+    let Cbia { decision_id, path, engine, policy_hash, input_hash, explain_hash, .. } = &decision.cbia;
+    let query = format!("data.{}", path.replace('/', "."));
+    // Which version of the checks a policy had to pass is a part of the key, and stands nowhere else.
+    let is_key = |lint| key_of(lint, &query, engine, *policy_hash, *input_hash) == *key;
+    let value = decision.result.first().and_then(|result| result.expressions.first()).map(|expression| &expression.value);
+    let said = if value == Some(&Value::Bool(true)) { Decision::Allow } else { Decision::Deny };
+    decision_id == key
+        && (0..=lint::VERSION).any(is_key)
+        && *explain_hash == Digest::of(explain_bytes)
+        && decision.cbia.decision == said
+        && explain.is_some_and(|explain| explain.allow == (said == Decision::Allow) && json::emit(&explain) == explain_bytes)
+        && json::emit(&decision) == decision_bytes
 }
 
 fn identity() -> EngineIdentity {

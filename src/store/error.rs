@@ -59,3 +59,16 @@ pub enum StoreError {
     #[error(transparent)]
     Git(#[from] super::git::GitError),
 }
+
+/// Makes an error of a floor above out of what the parts of the store give, each by way of [`StoreError`].
+macro_rules! through_store {
+    ($target:ty: $($error:ty),+) => {
+        $(impl From<$error> for $target {
+            fn from(error: $error) -> Self {
+                $crate::store::StoreError::from(error).into()
+            }
+        })+
+    };
+}
+
+pub(crate) use through_store;

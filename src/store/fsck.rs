@@ -2,15 +2,19 @@
 //!
 //! Whether a run is whole takes the pipeline; the runs that are to be read are handed on.
 
+mod record;
+
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
+use self::record::Records;
 use super::durable::Durability;
 use super::gc::About;
 use super::history::before;
 use super::ledger::opening;
+use super::memo::Remembered;
 use super::object::{Kind, ObjectError};
 use super::pack::Batch;
 use super::refs::{Cas, RefError, RefName};
@@ -19,7 +23,6 @@ use super::tree::{Tree, TreeLimits};
 use super::{Oid, Store, StoreError};
 use crate::document::digest::Digest;
 use crate::document::finding::{Code, Finding, spelled};
-use crate::document::json;
 
 const ALL: &str = "refs/cbia/";
 const LEDGER: &str = "refs/cbia/ledger";
@@ -73,6 +76,12 @@ impl Census {
     }
 }
 
+/// What was looked at already.
+struct Seen<'s> {
+    ledgers: HashSet<Oid>,
+    records: Records<'s>,
+}
+
 /// What follows from a problem, in words.
 fn aside_hint(name: &str) -> String {
     let rest = name.trim_start_matches(ALL);
@@ -80,10 +89,10 @@ fn aside_hint(name: &str) -> String {
 }
 
 impl Store {
-    /// Looks at every ref below `refs/cbia/`.
-    pub fn examine(&self) -> Result<Census, StoreError> {
+    /// Looks at every ref below `refs/cbia/`. Whether a remembered decision answers the question that it stands under is for `answers` to say.
+    pub fn examine(&self, answers: &dyn Fn(&Remembered) -> bool) -> Result<Census, StoreError> {
         let mut census = Census::default();
-        let (mut seen, mut own) = (HashSet::new(), None);
+        let (mut seen, mut own) = (Seen { ledgers: HashSet::new(), records: Records::new(self) }, None);
         for (name, target) in self.every_ref()? {
             census.refs += 1;
             let rest = name.strip_prefix(ALL).unwrap_or_default().to_owned();
@@ -112,7 +121,7 @@ impl Store {
                 own = Some(target);
                 continue;
             }
-            self.examine_ref(&parsed, &rest, target, &mut seen, &mut census)?;
+            self.examine_ref((&parsed, &rest, target), answers, &mut seen, &mut census)?;
         }
         self.examine_ledger(own, &mut seen, &mut census)?;
         Ok(census)
@@ -121,10 +130,9 @@ impl Store {
     /// One ref, other than this clone's ledger.
     fn examine_ref(
         &self,
-        name: &RefName,
-        rest: &str,
-        target: Oid,
-        seen: &mut HashSet<Oid>,
+        (name, rest, target): (&RefName, &str, Oid),
+        answers: &dyn Fn(&Remembered) -> bool,
+        seen: &mut Seen<'_>,
         census: &mut Census,
     ) -> Result<(), StoreError> {
         if rest.starts_with("refused/") || PASSING.iter().any(|prefix| rest.starts_with(prefix)) {
@@ -187,7 +195,7 @@ impl Store {
                         census.found(finding.hint(aside_hint(name.as_str())), aside());
                     }
                 }
-                None => match self.examine_memo(target) {
+                None => match self.examine_memo(target, answers) {
                     Ok(decisions) => census.decisions = decisions,
                     Err(why) => {
                         let finding =
@@ -201,7 +209,7 @@ impl Store {
     }
 
     /// How many decisions the memo holds; otherwise what is wrong with it.
-    fn examine_memo(&self, tip: Oid) -> Result<usize, String> {
+    fn examine_memo(&self, tip: Oid, answers: &dyn Fn(&Remembered) -> bool) -> Result<usize, String> {
         let mut next = Some(tip);
         let mut tree = Tree::new();
         while let Some(id) = next {
@@ -211,30 +219,33 @@ impl Store {
             }
             next = commit.parents.first().copied();
         }
-        let mut files: BTreeMap<String, usize> = BTreeMap::new();
+        let mut files: BTreeMap<Digest, [Option<Vec<u8>>; 2]> = BTreeMap::new();
         for (path, leaf) in &tree {
             let parts: Vec<&str> = path.as_str().split('/').collect();
-            let key = match parts.as_slice() {
-                [folder, key, "decision.json" | "explain.json"] if key.parse::<Digest>().is_ok() && key.starts_with(*folder) => {
-                    *key
+            let named = match parts.as_slice() {
+                [folder, key, name] if key.starts_with(*folder) && folder.len() == 2 => {
+                    key.parse::<Digest>().ok().zip(["decision.json", "explain.json"].iter().position(|known| known == name))
                 }
-                _ => return Err(format!("it holds {path}")),
+                _ => None,
             };
+            let Some((key, which)) = named else { return Err(format!("it holds {path}")) };
             let bytes = self.read_blob(&leaf.id, MAX_OBJECT).map_err(|error| format!("{path}: {}", spelled(&error)))?;
-            let value = json::parse(&bytes).map_err(|error| format!("{path}: {error}"))?;
-            if json::pretty(&value) != bytes {
-                return Err(format!("{path} is not as git cbia writes it"));
+            files.entry(key).or_default()[which] = Some(bytes);
+        }
+        let count = files.len();
+        for (key, documents) in files {
+            let [Some(decision), Some(explain)] = documents else {
+                return Err(format!("the decision {key} lacks one of its two documents"));
+            };
+            if !answers(&Remembered { key, decision, explain }) {
+                return Err(format!("the decision {key} is no answer to the question of that key"));
             }
-            *files.entry(key.to_owned()).or_default() += 1;
         }
-        match files.iter().find(|(_, count)| **count != 2) {
-            Some((key, _)) => Err(format!("the decision {key} lacks one of its two documents")),
-            None => Ok(files.len()),
-        }
+        Ok(count)
     }
 
     /// This clone's ledger, beginning with its tip.
-    fn examine_ledger(&self, tip: Option<Oid>, seen: &mut HashSet<Oid>, census: &mut Census) -> Result<(), StoreError> {
+    fn examine_ledger(&self, tip: Option<Oid>, seen: &mut Seen<'_>, census: &mut Census) -> Result<(), StoreError> {
         if census.problems.iter().any(|problem| problem.repair == Some(Repair::Ledger)) {
             return Ok(());
         }
@@ -273,11 +284,11 @@ impl Store {
     }
 
     /// Every record that a ledger's tip leads to, down to the opening commit.
-    fn examine_records(&self, name: &str, tip: Oid, seen: &mut HashSet<Oid>, census: &mut Census) -> Result<(), StoreError> {
+    fn examine_records(&self, name: &str, tip: Oid, seen: &mut Seen<'_>, census: &mut Census) -> Result<(), StoreError> {
         let opened = opening(&mut Batch::hashing(self))?;
         let mut waiting = vec![tip];
         while let Some(id) = waiting.pop() {
-            if !seen.insert(id) {
+            if !seen.ledgers.insert(id) {
                 continue;
             }
             let short = id.to_hex_with_len(12);
@@ -299,10 +310,15 @@ impl Store {
                             let says = record.record.run.unwrap_or_else(|| "none".to_owned());
                             let message = format!("the record {short} names another run than its commit");
                             census.found(broken(message).expected(run, says), None);
-                        }
-                        if let Err(error) = self.read_commit(run).and_then(|run| self.read(&run.tree, Kind::Tree, MAX_OBJECT)) {
+                        } else if let Err(error) =
+                            self.read_commit(run).and_then(|run| self.read(&run.tree, Kind::Tree, MAX_OBJECT))
+                        {
                             census.found(broken(format!("the run of the record {short} is lost: {}", spelled(&error))), None);
+                        } else if let Err(why) = seen.records.check(&record) {
+                            census.found(broken(format!("the record {short} is not what it speaks of: {why}")), None);
                         }
+                    } else if let Err(why) = seen.records.check(&record) {
+                        census.found(broken(format!("the record {short} is not what it speaks of: {why}")), None);
                     }
                 }
                 Ok(None) if id == opened && id != tip => {}

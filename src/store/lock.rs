@@ -22,7 +22,7 @@ pub struct Guard {
 /// Why a lock was not obtained.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Somebody else has held it all the time.
+    /// One other process has held it all the time.
     #[error("another process holds the lock '{}'", .path.display())]
     Busy {
         /// The lock file.
@@ -81,8 +81,8 @@ impl Drop for Guard {
 }
 
 impl Store {
-    /// Takes the lock `name`, a file `cbia/<name>.lock` in the common directory: waits at most `wait`, without end if it
-    /// is `None`, not at all if it is zero.
+    /// Takes the lock `name`, a file `cbia/<name>.lock` in the common directory: waits at most `wait` for each holder, without end if it
+    /// is `None`, not at all if it is zero. However many wait, each of them comes to its turn as long as those before it do their work.
     pub fn lock(&self, name: &str, wait: Option<Duration>) -> Result<Guard, LockError> {
         if name.contains('/') || name.parse::<RepoPath>().is_err() {
             return Err(LockError::Name { name: name.to_owned() });
@@ -90,7 +90,7 @@ impl Store {
         let folder = self.common_dir().join("cbia");
         let path = folder.join(format!("{name}.lock"));
         let failed = |source| LockError::Io { path: path.clone(), source };
-        let started = Instant::now();
+        let (mut since, mut holder) = (Instant::now(), None::<File>);
         let mut pause = Duration::from_millis(1);
         loop {
             self.create_dirs(&folder, self.common_dir()).map_err(failed)?;
@@ -103,9 +103,16 @@ impl Store {
                 Some(limit) => match file.try_lock() {
                     Ok(()) => {}
                     Err(TryLockError::WouldBlock) => {
-                        if started.elapsed() >= limit {
+                        // Each holder has a file of its own. That of the last one is kept open, so that no other can have its number.
+                        let number = |file: &File| file.metadata().map(|data| (data.dev(), data.ino()));
+                        let known = holder.as_ref().map(number).transpose().map_err(failed)?;
+                        if known.is_some_and(|known| number(&file).is_ok_and(|now| now != known)) {
+                            since = Instant::now();
+                        }
+                        if since.elapsed() >= limit {
                             return Err(LockError::Busy { path });
                         }
+                        holder = Some(file);
                         std::thread::sleep(pause);
                         pause = (pause * 2).min(Duration::from_millis(50));
                         continue;
@@ -151,6 +158,28 @@ mod tests {
         for name in ["", "..", "a/b", "a\nb", ".git"] {
             assert!(matches!(one.lock(name, None), Err(LockError::Name { .. })), "{name:?}");
         }
+    }
+
+    #[test]
+    fn the_wait_is_for_one_holder_and_not_for_all_of_them() {
+        let repo = Repo::new();
+        let (limit, hold) = (Duration::from_millis(400), Duration::from_millis(100));
+        std::thread::scope(|scope| {
+            // Together they hold it for three times as long as anybody waits for one of them.
+            for _ in 0..12 {
+                scope.spawn(|| {
+                    let guard = repo.store().lock("x", Some(limit * 10)).unwrap();
+                    std::thread::sleep(hold);
+                    drop(guard);
+                });
+            }
+            for _ in 0..2 {
+                scope.spawn(|| drop(repo.store().lock("x", Some(limit)).unwrap()));
+            }
+        });
+        let guard = repo.store().lock("x", None).unwrap();
+        assert!(matches!(repo.store().lock("x", Some(hold)), Err(LockError::Busy { .. })));
+        drop(guard);
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub mod tree;
 mod worktree;
 
 pub use self::error::StoreError;
+pub(crate) use self::error::through_store;
 
 /// A git object id, SHA-1 or SHA-256 as the repository has it.
 pub type Oid = gix::ObjectId;

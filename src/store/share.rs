@@ -86,18 +86,8 @@ pub enum ShareError {
     Store(#[from] StoreError),
 }
 
-macro_rules! through_store {
-    ($($error:path),+) => {
-        $(impl From<$error> for ShareError {
-            fn from(error: $error) -> Self {
-                Self::Store(error.into())
-            }
-        })+
-    };
-}
-
-through_store!(
-    super::refs::RefError,
+crate::store::through_store!(
+    ShareError: super::refs::RefError,
     super::object::ObjectError,
     super::tree::TreeError,
     super::lock::LockError,

@@ -1,5 +1,6 @@
 //! git, talking to a remote: within bounds of time and size, and with nobody asked who is not there.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus, Stdio};
@@ -45,13 +46,18 @@ const NETWORK_SETTINGS: [&str; 16] = [
 const MAX_SAID: u64 = 16 << 20;
 /// How long a stream is waited for after its git has ended: a helper that stays behind may hold it open.
 const STREAM_WAIT: Duration = Duration::from_secs(2);
+/// The memory that a git may have however little may arrive, in bytes.
+const LEAST_MEMORY: u64 = 512 << 20;
+/// How index-pack calls what it has not yet verified, and leaves behind if it fails.
+const HALF_PACK: &str = "tmp_pack_";
 
 /// How far a git that talks to a remote may go.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// How long it may take. Without end where a person is there: who may be asked for a password, and may interrupt it.
     pub wait: Option<Duration>,
-    /// The largest file that it may write, in bytes: what the remote sends is one file.
+    /// The largest file that it may write, in bytes: what the remote sends is one file. As much, but no less than 512 MiB, may each of its
+    /// processes hold in memory: a few bytes can stand for a tree of any length, and git reads all but large blobs whole.
     pub max_bytes: u64,
 }
 
@@ -88,11 +94,15 @@ impl Store {
             command.args(["-c", setting]);
         }
         command.arg(what).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let before = self.half_packs();
         let mut child = command.spawn().map_err(start)?;
-        limit_files(&child, bounds.max_bytes).map_err(start)?;
+        limit(&child, bounds.max_bytes).map_err(start)?;
         let (stdout, stderr) = (follow(child.stdout.take()), follow(child.stderr.take()));
         let status = wait(&mut child, bounds.wait).map_err(start)?;
         let (stdout, stderr) = (heard(&stdout), heard(&stderr));
+        if status.is_none_or(|status| !status.success()) {
+            self.sweep_half_packs(&before);
+        }
         let Some(status) = status else {
             return Err(GitError::TimedOut { what, wait: bounds.wait.unwrap_or_default() });
         };
@@ -100,6 +110,24 @@ impl Store {
             return Err(GitError::TooMuch { what, limit: bounds.max_bytes });
         }
         Ok(Said { success: status.success(), stdout, stderr })
+    }
+
+    /// What index-pack has begun and not finished.
+    fn half_packs(&self) -> BTreeSet<PathBuf> {
+        let entries = std::fs::read_dir(self.common_dir().join("objects/pack")).into_iter().flatten().flatten();
+        let begun = entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(HALF_PACK)));
+        begun.map(|entry| entry.path()).collect()
+    }
+
+    /// Removes what a git that failed has left: otherwise a remote could fill the disk, one refused pack at a time. A file that somebody has open
+    /// belongs to a git that is at work beside this one. What stays is for `git gc`.
+    fn sweep_half_packs(&self, before: &BTreeSet<PathBuf>) {
+        let mut left: BTreeSet<PathBuf> = self.half_packs().difference(before).cloned().collect();
+        if !left.is_empty() && keep_closed(&mut left).is_ok() {
+            for path in left {
+                drop(std::fs::remove_file(path));
+            }
+        }
     }
 
     /// Sets refs below `refs/cbia/` in one transaction, without waiting for the disk: for what is only a note of somebody else's state.
@@ -143,20 +171,46 @@ pub(in crate::store) struct RefUpdate {
     pub expected: Option<Option<Oid>>,
 }
 
-/// Bounds the files that a child, and what it starts, may write.
+/// Bounds the files that a child, and what it starts, may write, and the memory that each of them may have.
 #[cfg(target_os = "linux")]
-fn limit_files(child: &Child, bytes: u64) -> io::Result<()> {
+fn limit(child: &Child, bytes: u64) -> io::Result<()> {
     use rustix::process::{Pid, Resource, Rlimit, prlimit};
-    match prlimit(Some(Pid::from_child(child)), Resource::Fsize, Rlimit { current: Some(bytes), maximum: Some(bytes) }) {
-        // It has ended already.
-        Err(rustix::io::Errno::SRCH) | Ok(_) => Ok(()),
-        Err(error) => Err(error.into()),
+    for (resource, most) in [(Resource::Fsize, bytes), (Resource::Data, bytes.max(LEAST_MEMORY))] {
+        match prlimit(Some(Pid::from_child(child)), resource, Rlimit { current: Some(most), maximum: Some(most) }) {
+            // It has ended already.
+            Err(rustix::io::Errno::SRCH) | Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
+    Ok(())
 }
 
 #[cfg(not(target_os = "linux"))]
-fn limit_files(_: &Child, _: u64) -> io::Result<()> {
+fn limit(_: &Child, _: u64) -> io::Result<()> {
     Ok(())
+}
+
+/// Takes out what does not belong to this user, and what a process has open.
+#[cfg(target_os = "linux")]
+fn keep_closed(paths: &mut BTreeSet<PathBuf>) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let user = rustix::process::geteuid().as_raw();
+    paths.retain(|path| path.symlink_metadata().is_ok_and(|data| data.uid() == user));
+    let numbers = |path: &PathBuf| path.metadata().map(|data| (data.dev(), data.ino()));
+    for process in std::fs::read_dir("/proc")?.flatten() {
+        // Processes of others, and those that end meanwhile, cannot be looked into; they have no file of this user's open for writing.
+        for open in std::fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten() {
+            if let Ok(open) = numbers(&open.path()) {
+                paths.retain(|path| numbers(path).is_ok_and(|numbers| numbers != open));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn keep_closed(_: &mut BTreeSet<PathBuf>) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Whether a helper was ended by the limit on files. index-pack then has no last word, and git says only that it heard nothing; of any other

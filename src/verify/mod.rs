@@ -49,18 +49,8 @@ pub enum VerifyError {
     Pipeline(#[from] PipelineError),
 }
 
-macro_rules! from_store {
-    ($($error:path),+) => {
-        $(impl From<$error> for VerifyError {
-            fn from(error: $error) -> Self {
-                Self::Store(error.into())
-            }
-        })+
-    };
-}
-
-from_store!(
-    crate::store::refs::RefError,
+crate::store::through_store!(
+    VerifyError: crate::store::refs::RefError,
     crate::store::object::ObjectError,
     crate::store::tree::TreeError,
     crate::store::open::RevisionError

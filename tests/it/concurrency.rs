@@ -5,9 +5,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::support::{NOTE, NOTE_TEXT, PROGRAM, Ran, Repo};
+use super::support::{EXECUTOR, NOTE, NOTE_TEXT, PROGRAM, Ran, Repo};
 
 /// The program itself, without git in between, so that a signal reaches it.
 fn program(repo: &Repo, arguments: &[&str]) -> Command {
@@ -63,6 +63,35 @@ fn misses_of_one_key_execute_it_once() {
         let ledger: Value = serde_json::from_str(&tree.read("execution/ledger/run.ledger.json")).unwrap();
         assert_eq!(ledger["entries"].as_array().unwrap().len(), 10);
     }
+    repo.fsck();
+    assert_eq!(repo.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_hundred_misses_of_one_key_start_one_program() {
+    let repo = Repo::tiny();
+    // So slow that all the others come while it is at work.
+    let script = "sleep 2\nmkdir -p out execution/gen\nprintf 'made\\n' > out/note.txt\n\
+        printf '{\"schema_version\":\"0.1.0\",\"phase\":\"GEN\",\"artifacts\":[{\"path\":\"out/note.txt\",\"bytes\":5,\"hash\":\"%s\"}],\"tool_versions\":{}}' \
+        \"$(sha256sum < out/note.txt | cut -c1-64)\" > execution/gen/executor.report.json\n";
+    repo.write("control/executors/x.sh", script);
+    let command = ["/bin/sh", "control/executors/x.sh"];
+    repo.write_json(
+        EXECUTOR,
+        &json!({"kind": "external", "version": "1", "timeout_s": 600, "command": command, "sandbox": {"require": false}}),
+    );
+    repo.commit();
+    let runs = at_once((0..100).map(|_| program(&repo, &["run", "--json"])).collect());
+    let mut came: Vec<String> = runs.iter().map(|ran| ran.clone().ok().gen_status()).collect();
+    came.sort();
+    assert_eq!(came, [vec!["executed"], vec!["replayed"; 99]].concat());
+    assert!(runs.iter().all(|ran| ran.codes().is_empty()), "{runs:?}");
+    assert_eq!(acknowledged(&runs).len(), 100);
+    assert_eq!(repo.events(), [vec!["admitted"], vec!["replayed"; 99]].concat());
+    // What was started is on record.
+    let started = |id: &&String| repo.git(["show", &format!("{id}:record.json")]).contains("\"executor\": {");
+    assert_eq!(acknowledged(&runs).iter().filter(started).count(), 1);
+    assert_eq!(repo.read(NOTE), "made\n");
     repo.fsck();
     assert_eq!(repo.leftovers(), Vec::<String>::new());
 }

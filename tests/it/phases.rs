@@ -325,6 +325,46 @@ json.dump(report, open(outputs["execution_report"], "w"))
     assert_eq!(repo.cbia(["run", "--json"]).exits(5).codes(), ["executor-unavailable"], "the built-in generator repairs nothing");
 }
 
+/// What a program repaired elsewhere is not repaired again, though nobody has the run: GEN's result and the repair are each asked for by key.
+#[test]
+fn a_repair_that_was_made_elsewhere_is_not_made_again() {
+    if !super::executor::ready() {
+        return;
+    }
+    let repo = acted(json!({"GEN": "", "REPAIR": ""}), json!({}));
+    repo.commit();
+    repo.git(["init", "-q", "--bare", "../shared.git"]);
+    let bare = repo.at(repo.outside().join("shared.git"));
+    let join = |repo: &Repo| {
+        repo.git(["remote", "add", "team", bare.path().to_str().unwrap()]);
+        repo.git(["config", "cbia.remote", "team"]);
+    };
+    join(&repo);
+    let ran = repo.cbia(["run", "--json"]).ok();
+    assert_eq!(statuses(&ran)["REPAIR"], "executed");
+    repo.cbia(["push"]).ok();
+    bare.git(["update-ref", "-d", &bare.only_ref("refs/cbia/runs").0]);
+    assert_eq!((bare.entries("GEN").len(), bare.entries("REPAIR").len()), (1, 1));
+    for (there, status) in [(true, "replayed"), (false, "executed")] {
+        if !there {
+            bare.git(["update-ref", "-d", &bare.entries("REPAIR")[0].0]);
+        }
+        let other = repo.clone_to(&format!("other-{there}"));
+        join(&other);
+        let again = other.cbia(["run", "--json"]).ok();
+        assert_eq!(
+            (statuses(&again)["GEN"].as_str(), statuses(&again)["REPAIR"].as_str()),
+            ("replayed", status),
+            "{}",
+            again.stdout
+        );
+        assert_eq!((again.codes(), &again.json()["run"]), (Vec::new(), &ran.json()["run"]));
+        assert_eq!(other.read(DATA), repo.read(DATA));
+        let record: Value = serde_json::from_str(&other.git(["show", "refs/cbia/ledger:record.json"])).unwrap();
+        assert_eq!(record["executor"].is_null(), there, "whether a program was started");
+    }
+}
+
 /// What an executor does in GEN and in REPAIR is Python in its environment; both begin with every artifact as the inputs or GEN gave it.
 const ACTOR: &str = r#"
 import hashlib, json, os, sys

@@ -382,9 +382,18 @@ impl Repo {
         commits.lines().filter_map(event).collect()
     }
 
-    /// Asserts that `git fsck --strict` has nothing to say against the repository.
+    /// Asserts that neither `git fsck --strict` nor `git cbia fsck` has anything to say against the repository.
     #[track_caller]
     pub fn fsck(&self) {
+        self.git_fsck();
+        if !self.refs("refs/cbia").is_empty() {
+            self.cbia(["fsck", "--json"]).ok();
+        }
+    }
+
+    /// Asserts that `git fsck --strict` has nothing to say against the repository.
+    #[track_caller]
+    pub fn git_fsck(&self) {
         let mut command = self.command("git");
         command.args(["fsck", "--strict", "--full", "--no-dangling", "--no-progress"]);
         let ran = self.finish(command, b"");

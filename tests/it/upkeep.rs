@@ -7,6 +7,7 @@ use git_cbia::store::Store;
 use git_cbia::store::gc::{Keep, Plan, Rested};
 use serde_json::Value;
 
+use super::poison::{changed_tree, on_tree};
 use super::support::{NOTE, NOTE_TEXT, PROGRAM, Ran, Repo};
 
 /// Seconds in a day.
@@ -218,21 +219,24 @@ fn a_collection_among_runs_loses_nothing() {
         let mut command = at.command(PROGRAM);
         command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
-    let mut acknowledged = 0;
+    let (mut acknowledged, mut collected) = (0, 0);
     for round in 0..4 {
         let mut children = Vec::new();
         for (number, tree) in trees.iter().enumerate() {
             tree.write("data/words.txt", format!("{}\n", (round + number) % 3));
             children.push(start(tree, &["run", "--json"]));
-            children.push(start(&repo, &["gc", "--older-than", "0s", "--json"]));
+            // To a collector of tomorrow all of it is old.
+            children.push(start(&days_ago(&repo, -1), &["gc", "--older-than", "0s", "--json"]));
         }
         for child in children {
             let output = child.wait_with_output().unwrap();
             let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success(), "{said}");
             acknowledged += usize::from(said.contains("\"command\": \"run\""));
+            collected += said.matches("\"ref\": \"refs/cbia/runs/").count();
         }
     }
+    assert!(collected > 0);
     assert_eq!((acknowledged, repo.events().len()), (12, 12));
     clean(&repo);
     repo.fsck();
@@ -283,6 +287,33 @@ fn every_damage_is_found_by_itself_and_mended() {
             }),
         ),
         ("memo-invalid", "refs/cbia/memo", Box::new(|repo| drop(repo.git(["update-ref", "refs/cbia/memo", "HEAD"])))),
+        // An answer to another question.
+        (
+            "memo-invalid",
+            "refs/cbia/memo",
+            Box::new(|repo| {
+                let documents = memo(repo);
+                let other = format!("00/{}", "0".repeat(64));
+                let moved = documents.iter().map(|(name, text)| (format!("{other}/{}", &name[68..]), Some(text.as_str())));
+                remember(repo, &moved.collect::<Vec<_>>());
+            }),
+        ),
+        // Another answer to the same question, and another explanation.
+        ("memo-invalid", "refs/cbia/memo", Box::new(|repo| altered(repo, "decision.json", "ALLOW", "DENY"))),
+        (
+            "memo-invalid",
+            "refs/cbia/memo",
+            Box::new(|repo| altered(repo, "decision.json", "\"rego_version\": 1", "\"rego_version\": 0")),
+        ),
+        ("memo-invalid", "refs/cbia/memo", Box::new(|repo| altered(repo, "explain.json", "\"allow\": true", "\"allow\": false"))),
+        (
+            "memo-invalid",
+            "refs/cbia/memo",
+            Box::new(|repo| {
+                let (name, _) = &memo(repo)[0];
+                remember(repo, &[(name.clone(), None)]);
+            }),
+        ),
         (
             "attestation-invalid",
             "refs/cbia/attestations/",
@@ -334,6 +365,116 @@ fn every_damage_is_found_by_itself_and_mended() {
         assert_eq!((repo.read(NOTE).as_str(), repo.run().as_str()), (NOTE_TEXT, "replayed"), "{number}");
         clean(&repo);
     }
+}
+
+/// The two documents of one remembered decision: name and text.
+fn memo(repo: &Repo) -> Vec<(String, String)> {
+    let names = repo.git(["ls-tree", "-r", "--name-only", "refs/cbia/memo"]);
+    let names: Vec<&str> = names.lines().take(2).collect();
+    assert!(names[0].len() > 68 && names[0][..67] == names[1][..67], "{names:?}");
+    names.iter().map(|name| ((*name).to_owned(), repo.git(["show", &format!("refs/cbia/memo:{name}")]) + "\n")).collect()
+}
+
+/// Puts documents into the memo, or with `None` takes them out.
+fn remember(repo: &Repo, changes: &[(String, Option<&str>)]) {
+    let changes: Vec<(&str, Option<&str>)> = changes.iter().map(|(name, text)| (name.as_str(), *text)).collect();
+    let tree = changed_tree(repo, "refs/cbia/memo", &changes);
+    repo.git(["update-ref", "refs/cbia/memo", &on_tree(repo, "refs/cbia/memo", &tree)]);
+}
+
+fn altered(repo: &Repo, which: &str, from: &str, to: &str) {
+    let (name, text) = memo(repo).into_iter().find(|(name, _)| name.ends_with(which)).unwrap();
+    assert!(text.contains(from), "{text}");
+    let text = text.replacen(from, to, 1);
+    remember(repo, &[(name, Some(&text))]);
+}
+
+/// Appends a record that is the newest one with something else in its document, and in its commit what `commit` makes of that.
+fn forge(repo: &Repo, record: &Value, commit: impl Fn(String) -> String) {
+    let tip = repo.git(["rev-parse", "refs/cbia/ledger"]);
+    let text = repo.git(["cat-file", "commit", &tip]);
+    let tree = changed_tree(
+        repo,
+        &tip,
+        &[("record.json", Some(std::str::from_utf8(&git_cbia::document::json::pretty(record)).unwrap()))],
+    );
+    let (_, rest) = text.split_once('\n').unwrap();
+    let (parent, rest) = rest.split_once('\n').unwrap();
+    assert!(parent.starts_with("parent "), "{text}");
+    let text = format!("tree {tree}\nparent {tip}\n{}\n", commit(rest.to_owned()));
+    let forged = repo.git_with(["hash-object", "-t", "commit", "-w", "--stdin"], text.as_bytes());
+    repo.git(["update-ref", "refs/cbia/ledger", &forged]);
+}
+
+/// Every place in a document that holds a SHA-256.
+fn hashes(value: &Value, at: String, found: &mut Vec<String>) {
+    match value {
+        Value::Object(members) => {
+            members.iter().for_each(|(name, value)| hashes(value, format!("{at}/{}", name.replace('/', "~1")), found));
+        }
+        Value::Array(entries) => entries.iter().enumerate().for_each(|(n, value)| hashes(value, format!("{at}/{n}"), found)),
+        Value::String(text) if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) => found.push(at),
+        _ => {}
+    }
+}
+
+#[test]
+fn no_hash_of_a_record_is_taken_at_its_word() {
+    let repo = Repo::tiny();
+    repo.commit();
+    repo.run();
+    let whole = repo.git(["rev-parse", "refs/cbia/ledger"]);
+    let record: Value = serde_json::from_str(&repo.git(["show", "refs/cbia/ledger:record.json"])).unwrap();
+    let journal = repo.read(".git/cbia/ledger.tips");
+    let mut cases = Vec::new();
+    hashes(&record, String::new(), &mut cases);
+    // The keys, six links, the keys and the artifacts of the phases.
+    assert!(cases.len() > 18, "{cases:?}");
+    let changed = |at: &str, to: Value| {
+        let mut record = record.clone();
+        *record.pointer_mut(at).unwrap() = to;
+        record
+    };
+    let flipped = |at: &str| {
+        let was = record.pointer(at).unwrap().as_str().unwrap().to_owned();
+        let is = was.chars().map(|c| if c == '0' { '1' } else { '0' }).collect::<String>();
+        (changed(at, is.clone().into()), was, is)
+    };
+    let found = |what: &str, says: &str| {
+        for arguments in [&["fsck", "--json"][..], &["fsck", "--repair", "--json"]] {
+            let ran = repo.cbia(arguments).exits(1);
+            assert_eq!(ran.codes(), ["ledger-broken"], "{what}: {}", ran.stdout);
+            let message = ran.finding("ledger-broken")["message"].to_string();
+            assert!(message.contains("is not what it speaks of") && message.contains(says), "{what}: {message}");
+        }
+        assert_ne!(repo.git(["rev-parse", "refs/cbia/ledger"]), whole, "nothing of a ledger is taken away");
+        repo.git(["update-ref", "refs/cbia/ledger", &whole]);
+        repo.write(".git/cbia/ledger.tips", &journal);
+    };
+    for at in &cases {
+        // In the document alone, and where the commit says the same.
+        let (forged, was, is) = flipped(at);
+        forge(&repo, &forged, |commit| commit);
+        found(at, "");
+        forge(&repo, &forged, |commit| commit.replace(&was, &is));
+        found(at, "");
+    }
+    let with = |name: &str, value: Value| {
+        let mut record = record.clone();
+        record[name] = value;
+        record
+    };
+    forge(&repo, &changed("/event", "replayed".into()), |commit| commit);
+    found("the event", "as Cbia-Event");
+    forge(&repo, &record, |commit| commit.split_once('\n').unwrap().1.to_owned());
+    found("a run that nothing holds", "is no parent of its commit");
+    let log = serde_json::json!({"level": "none", "exit": "exit 0", "log": "execution/gen/executor.log"});
+    forge(&repo, &with("executor", log), |commit| commit);
+    found("a log", "it lacks execution/gen/executor.log");
+    let reused = serde_json::json!([{"cache_key": "0".repeat(64), "run": record["run"], "artifacts": {}}]);
+    forge(&repo, &with("reused", reused), |commit| commit);
+    found("a result that was taken", "it takes artifacts from the result 000000");
+    clean(&repo);
 }
 
 #[test]

@@ -27,6 +27,9 @@ const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(300);
 const MAX_TAG: u64 = 1 << 20;
 /// Of how many conflicts the writers are looked for: each takes a walk through all ledgers.
 const MAX_NAMED: usize = 20;
+/// What is offered, in words.
+const RUN: &str = "run";
+const ENTRY: &str = "cache entry";
 /// From how many refs on one transaction of git's is cheaper than one of ours for each.
 const MANY: usize = 8;
 
@@ -78,9 +81,10 @@ impl Store {
             refspecs.extend(kinds.map(|kind| format!("{from}{kind}/*:{to}{kind}/*")));
             refspecs.push(Self::ledgers_refspec(&space, None));
         }
+        let before = self.seen_ledgers()?;
         self.git_fetch(remote, sharing.attended(), &refspecs, &mut fetched.findings)?;
         for space in sharing.reads_from() {
-            let news = self.take_ledgers(remote, &space, true, &mut fetched.findings)?;
+            let news = self.take_ledgers(remote, &space, &before, true, &mut fetched.findings)?;
             fetched.ledgers.extend(news);
             let prefix = remote.tracking(&space);
             let landed = |kind: &str| self.refs_under(&format!("{prefix}{kind}/"));
@@ -219,26 +223,16 @@ impl Store {
         findings: &mut Vec<Finding>,
     ) -> Result<usize, ShareError> {
         let signers = self.runners(sharing)?;
-        let check = |rest: &str, id: Oid| -> Result<(), Finding> {
-            let at = format!("refs/cbia/{rest}");
-            let refuse = |why: String| {
-                let message = format!("the run {} on {} is refused: {why}", id.to_hex_with_len(12), remote.shown());
-                Finding::error(Code::SharedRefused, message).at(&at)
-            };
-            let name = run_name(rest).ok_or_else(|| refuse("its name is not that of a run".into()))?;
+        let check = |rest: &str, id: Oid| -> Result<(), Refused> {
+            let name = run_name(rest).ok_or_else(|| invalid("its name is not that of a run"))?;
             // Before it is looked into, which costs more.
-            if let Some(why) = self.distrusted(sharing, prefix, name, id, &signers).map_err(|e| refuse(spelled(&e)))? {
-                let message = format!(
-                    "the run {} on {} is not used: cbia.trust is signed, and {why}",
-                    id.to_hex_with_len(12),
-                    remote.shown()
-                );
-                let hint = format!("an allowed signer runs git cbia attest {} and git cbia push", id.to_hex_with_len(12));
-                return Err(Finding::warning(Code::SharedUntrusted, message).at(&at).hint(hint));
+            match self.distrusted(sharing, prefix, name, id, &signers) {
+                Ok(None) => self.vet_run(name, id, sharing.max_bytes).map_err(Refused::Invalid),
+                Ok(Some(why)) => Err(Refused::Untrusted(why)),
+                Err(error) => Err(Refused::Invalid(spelled(&error))),
             }
-            self.vet_run(name, id, sharing.max_bytes).map_err(refuse)
         };
-        self.take(remote, prefix, landed, &check, findings)
+        self.take((remote, prefix, RUN), landed, &check, findings)
     }
 
     /// The list of signers that counts here: that of HEAD, which was committed or pulled by whoever works here.
@@ -276,37 +270,29 @@ impl Store {
         landed: Vec<(RefName, Oid)>,
         findings: &mut Vec<Finding>,
     ) -> Result<usize, ShareError> {
-        let check = |rest: &str, id: Oid| -> Result<(), Finding> {
-            let at = format!("refs/cbia/{rest}");
-            let refuse = |why: String| {
-                let message = format!("the cache entry {} on {} is refused: {why}", id.to_hex_with_len(12), remote.shown());
-                Finding::error(Code::SharedRefused, message).at(&at)
-            };
+        let check = |rest: &str, id: Oid| -> Result<(), Refused> {
             let key: Option<Digest> = rest.strip_prefix("cache/").and_then(|key| key.parse().ok());
-            let key = key.ok_or_else(|| refuse("its name is not a key".into()))?;
-            let name: RefName = at.parse().map_err(|error| refuse(spelled(&error)))?;
+            let key = key.ok_or_else(|| invalid("its name is not a key"))?;
             if sharing.signed() {
-                return Err(
-                    Finding::error(Code::SharedUntrusted, "cbia.trust is signed, and cache entries are not attested").at(&at)
-                );
+                return Err(Refused::Untrusted("cache entries are not attested".to_owned()));
             }
-            let entry = self.check_entry(&key, &name, id).map_err(|finding| refuse(finding.message))?;
+            let name = format!("refs/cbia/{rest}").parse().map_err(|error| Refused::Invalid(spelled(&error)))?;
+            let entry = self.check_entry(&key, &name, id).map_err(|finding| Refused::Invalid(finding.message))?;
             match entry.meta.key_data.phase {
                 Phase::Gen | Phase::Repair => Ok(()),
-                phase => Err(refuse(format!("{phase} is not shared"))),
+                phase => Err(Refused::Invalid(format!("{phase} is not shared"))),
             }
         };
-        self.take(remote, prefix, landed, &check, findings)
+        self.take((remote, prefix, ENTRY), landed, &check, findings)
     }
 
     /// Makes usable what landed, is not known here, and passes `check`. What is refused is told and forgotten; what is another object than
     /// the one that is known here is told with both writers, and changes nothing.
     fn take(
         &self,
-        remote: &Remote,
-        prefix: &str,
+        (remote, prefix, what): (&Remote, &str, &str),
         landed: Vec<(RefName, Oid)>,
-        check: &dyn Fn(&str, Oid) -> Result<(), Finding>,
+        check: &dyn Fn(&str, Oid) -> Result<(), Refused>,
         findings: &mut Vec<Finding>,
     ) -> Result<usize, ShareError> {
         let (mut taken, mut forgotten) = (Vec::new(), Vec::new());
@@ -318,10 +304,12 @@ impl Store {
                 Some(known) => findings.push(self.conflict(remote, &name, known, id, findings.len() < MAX_NAMED)?),
                 None => match check(&rest, id) {
                     Ok(()) => taken.push(Offer { name, tracking, id }),
-                    // It may be attested yet.
-                    Err(finding) if finding.code == Code::SharedUntrusted => findings.push(finding),
-                    Err(finding) => {
-                        findings.push(finding);
+                    Err(refused) => {
+                        findings.push(refused.told(remote, what, id).at(&name));
+                        // It may be attested yet.
+                        if matches!(refused, Refused::Untrusted(_)) {
+                            continue;
+                        }
                         forgotten.push(RefUpdate { name: tracking, new: None, expected: Some(Some(id)) });
                     }
                 },
@@ -405,6 +393,38 @@ impl Store {
         );
         let finding = Finding::error(Code::SharedConflict, message).at(name);
         Ok(finding.hint("what is here stays; git cbia run --repeat 2 shows whether the generator does the same each time"))
+    }
+}
+
+/// Why something that landed is not taken.
+enum Refused {
+    /// It is not what its name says.
+    Invalid(String),
+    /// Nobody who counts has attested it.
+    Untrusted(String),
+}
+
+fn invalid(why: &str) -> Refused {
+    Refused::Invalid(why.to_owned())
+}
+
+impl Refused {
+    fn told(&self, remote: &Remote, what: &str, id: Oid) -> Finding {
+        let (id, remote) = (id.to_hex_with_len(12), remote.shown());
+        match self {
+            Refused::Invalid(why) => {
+                Finding::error(Code::SharedRefused, format!("the {what} {id} on {remote} is refused: {why}"))
+            }
+            Refused::Untrusted(why) => {
+                let message = format!("the {what} {id} on {remote} is not used: cbia.trust is signed, and {why}");
+                let finding = Finding::warning(Code::SharedUntrusted, message);
+                // Only runs can be attested.
+                if what != RUN {
+                    return finding;
+                }
+                finding.hint(format!("an allowed signer runs git cbia attest {id} and git cbia push"))
+            }
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::{Remote, ShareError, Sharing, Space};
 use crate::document::finding::{Code, Finding, spelled};
+use crate::store::durable::Durability;
 use crate::store::refs::RefName;
 use crate::store::{Oid, Store, StoreError};
 
@@ -26,9 +27,12 @@ pub struct News {
 
 /// The refs directly below `prefix`, by the rest of their names.
 fn directly_below(store: &Store, prefix: &str) -> Result<BTreeMap<String, Oid>, StoreError> {
-    let refs = store.refs_under(prefix)?;
-    let rest = |(name, id): (RefName, Oid)| Some((name.as_str().strip_prefix(prefix)?.to_owned(), id));
-    Ok(refs.into_iter().filter_map(rest).filter(|(rest, _)| !rest.contains('/')).collect())
+    Ok(below(&store.refs_under(prefix)?, prefix))
+}
+
+fn below(refs: &[(RefName, Oid)], prefix: &str) -> BTreeMap<String, Oid> {
+    let rest = refs.iter().filter_map(|(name, id)| Some((name.as_str().strip_prefix(prefix)?.to_owned(), *id)));
+    rest.filter(|(rest, _)| !rest.contains('/')).collect()
 }
 
 impl Store {
@@ -48,17 +52,19 @@ impl Store {
         Ok(self.ref_target(&format!("{INCOMING}{}ledgers/{writer}", space.0).parse()?)?)
     }
 
-    /// Looks at the ledgers that came in: takes what is new, and tells what was lost. `complete` says that all of them were asked for, so
+    /// Looks at the ledgers that came in: takes what is new, and tells what was lost since `before`, which is what [`Store::seen_ledgers`] said
+    /// before the remote was asked: a push beside this one may have been seen since to have brought more. `complete` says that all of them were asked for, so
     /// that one which is not there is no more there on the remote.
     pub(super) fn take_ledgers(
         &self,
         remote: &Remote,
         space: &Space,
+        before: &[(RefName, Oid)],
         complete: bool,
         findings: &mut Vec<Finding>,
     ) -> Result<Vec<News>, ShareError> {
         let incoming = directly_below(self, &format!("{INCOMING}{}ledgers/", space.0))?;
-        let seen = directly_below(self, &remote.seen(space))?;
+        let seen = below(before, &remote.seen(space));
         let mut news = Vec::new();
         for (writer, tip) in &incoming {
             let known = seen.get(writer).copied();
@@ -71,7 +77,10 @@ impl Store {
                 Ok(None) => findings.push(self.rewound(remote, writer, *tip, known, &at)?),
                 Ok(Some(records)) => {
                     let tracking = format!("{}ledgers/{writer}", remote.tracking(space)).parse()?;
-                    self.note_refs([(tracking, *tip), (format!("{}{writer}", remote.seen(space)).parse()?, *tip)])?;
+                    self.note_refs([(tracking, *tip)])?;
+                    // If it has moved meanwhile, it has moved further.
+                    let seen = format!("{}{writer}", remote.seen(space)).parse()?;
+                    drop(self.cas(&seen, known, Some(*tip), Durability::Relaxed)?);
                     if records > 0 {
                         news.push(News { writer: writer.clone(), records });
                     }

@@ -238,8 +238,9 @@ impl Store {
         let writer = others.is_empty().then_some(sharing.writer.as_str());
         let mut refspecs: Vec<String> = others.iter().map(refspec).collect();
         refspecs.push(Self::ledgers_refspec(space, writer));
+        let before = self.seen_ledgers()?;
         self.git_fetch(remote, bounds, &refspecs, findings)?;
-        self.take_ledgers(remote, space, false, findings)?;
+        self.take_ledgers(remote, space, &before, false, findings)?;
         if let Some(tip) = self.incoming_ledger(space, &sharing.writer)? {
             self.join(&[tip])?;
         }

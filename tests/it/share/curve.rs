@@ -1,5 +1,5 @@
 //! What a lookup costs as the remote grows. Nothing here asserts a time; the figures are for `docs/sharing.md`:
-//! `cargo test --test it share::curve -- --ignored --nocapture`.
+//! `CBIA_TEST_PROGRAM=$PWD/target/release cargo test --test it share::curve -- --ignored --nocapture`.
 
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,16 @@ use git_cbia::document::digest::Digest;
 use super::super::support::Repo;
 use super::server::Server;
 use super::{join, somebody, team};
+
+/// A repository in which `git cbia` is the program in the folder that `CBIA_TEST_PROGRAM` names, if it names one: an optimized build, say.
+fn measured(repo: Repo) -> Repo {
+    #[expect(clippy::disallowed_methods, reason = "a person may ask for another program")]
+    let (folder, path) = (std::env::var("CBIA_TEST_PROGRAM"), std::env::var("PATH"));
+    match folder {
+        Ok(folder) => repo.with("PATH", Some(&format!("{folder}:{}", path.unwrap()))),
+        Err(_) => repo,
+    }
+}
 
 /// Fills a bare repository with the refs of as many runs, two for each, all at one commit, which is cheap to have.
 fn fill(bare: &Repo, runs: usize) {
@@ -29,7 +39,7 @@ fn fill(bare: &Repo, runs: usize) {
 fn lookups(url: &str, server: &Server) -> (Duration, Duration, u64, u64) {
     let (mut asking, mut alone, mut bytes, mut missed) = (Vec::new(), Vec::new(), 0, 0);
     for _ in 0..5 {
-        let bob = somebody("Bob");
+        let bob = measured(somebody("Bob"));
         join(&bob, url);
         server.take();
         let started = Instant::now();
@@ -58,6 +68,7 @@ fn the_lookup_curve() {
     println!("|---|---|---|---|---|---|");
     for runs in [100, 1_000, 10_000, 100_000] {
         let (bare, ada) = team();
+        let ada = measured(ada);
         ada.run();
         ada.cbia(["push"]).ok();
         fill(&bare, runs);

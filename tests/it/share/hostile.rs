@@ -2,6 +2,7 @@
 
 use super::super::poison::{blob, changed_tree, on_tree, raw_tree};
 use super::super::support::{NOTE, NOTE_TEXT, Repo};
+use super::server::Server;
 use super::{colleague, pushed};
 
 /// The one run that the remote has: its ref, and its last phase commit.
@@ -55,6 +56,101 @@ fn bomb(bare: &Repo) -> String {
         id = raw_tree(bare, &entries);
     }
     id
+}
+
+/// A tree that holds a tree, and so on, this many deep.
+fn shaft(bare: &Repo, depth: usize) -> String {
+    let path = "d/".repeat(depth);
+    let commands = format!(
+        "commit refs/heads/shaft\ncommitter x <x@example.org> 0 +0000\ndata 0\nM 100644 inline {path}x\ndata 1\nx\ndone\n"
+    );
+    bare.git_with(["fast-import", "--quiet", "--done"], commands.as_bytes());
+    let tree = bare.git(["rev-parse", "shaft^{tree}"]);
+    bare.git(["update-ref", "-d", "refs/heads/shaft"]);
+    tree
+}
+
+/// A pack of one object: the kind in git's numbers, the length that it claims, and the byte that it has.
+fn claiming(kind: u8, objects: u32, mut length: u64) -> Vec<u8> {
+    let mut pack = [b"PACK".as_slice(), &2_u32.to_be_bytes(), &objects.to_be_bytes()].concat();
+    let mut byte = kind << 4 | (length & 15) as u8;
+    length >>= 4;
+    while length > 0 {
+        pack.push(byte | 0x80);
+        byte = (length & 0x7f) as u8;
+        length >>= 7;
+    }
+    pack.push(byte);
+    // As zlib has it: a header, one stored block, and the check sum.
+    pack.extend(b"\x78\x01\x01\x01\x00\xfe\xffx\x00\x79\x00\x79");
+    pack
+}
+
+/// A server that answers every fetch with this pack.
+fn sending(bare: &Repo, pack: &[u8]) -> Server {
+    let (evil, hook) = (bare.outside().join("evil.pack"), bare.outside().join("hook"));
+    std::fs::write(&evil, pack).unwrap();
+    std::fs::write(&hook, format!("#!/bin/sh\ncat > /dev/null\nexec cat '{}'\n", evil.display())).unwrap();
+    std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    bare.git(["config", "--global", "uploadpack.packObjectsHook", hook.to_str().unwrap()]);
+    Server::start(bare)
+}
+
+#[test]
+fn what_a_pack_claims_is_not_taken_at_its_word() {
+    const HUGE: u64 = 10 << 30;
+    let (blob, tree) = (3, 2);
+    for (what, pack, says) in [
+        ("a blob", claiming(blob, 1, HUGE), "bad object"),
+        ("a tree, which git reads whole", claiming(tree, 1, HUGE), "Out of memory"),
+        ("objects without number", claiming(blob, 0x7fff_fff0, 1), "memory"),
+    ] {
+        let (bare, _, bob) = pushed();
+        let server = sending(&bare, &pack);
+        bob.git(["remote", "set-url", "team", &server.url("team.git")]);
+        let ran = bob.cbia(["run", "--json"]).ok();
+        assert_eq!((ran.gen_status().as_str(), ran.codes()), ("executed", vec!["remote-unreachable".to_owned()]), "{what}");
+        let message = ran.finding("remote-unreachable")["message"].to_string();
+        assert!(message.contains(says), "{what}: {message}");
+        assert_eq!((bob.read(NOTE).as_str(), bob.leftovers()), (NOTE_TEXT, Vec::new()), "{what}");
+        bob.fsck();
+    }
+}
+
+#[test]
+#[ignore = "it makes ten thousand million bytes, and takes minutes"]
+fn ten_gigabytes_of_nothing_are_not_unpacked() {
+    let (bare, _, bob) = pushed();
+    only_the_run(&bare);
+    let file = bare.outside().join("zeros");
+    std::fs::File::create(&file).unwrap().set_len(10 << 30).unwrap();
+    let id = bare.git(["-c", "core.bigFileThreshold=16m", "hash-object", "-w", file.to_str().unwrap()]);
+    let (name, tip) = run_of(&bare);
+    let listing = bare.git(["ls-tree", &tip]);
+    let tree = bare.git_with(["mktree"], format!("{listing}\n100644 blob {id}\tzoo\n").as_bytes());
+    bare.git(["update-ref", &name, &on_tree(&bare, &tip, &tree)]);
+    bare.git(["config", "core.bigFileThreshold", "16m"]);
+    let server = Server::start(&bare);
+    bob.git(["remote", "set-url", "team", &server.url("team.git")]);
+    // As it is set, the lookup does not wait for so much; with all the time there is, nothing of it is unpacked.
+    for (wait, code, says) in
+        [("5", "remote-unreachable", "took longer than 5 s"), ("900", "shared-refused", "has 10737418240 bytes")]
+    {
+        bob.git(["config", "cbia.remoteTimeout", wait]);
+        bob.write("data/words.txt", "one two\n");
+        let ran = bob.cbia(["run", "--json"]).ok();
+        assert_eq!(ran.gen_status(), "executed", "{}", ran.stdout);
+        assert!(ran.finding(code)["message"].as_str().unwrap().contains(says), "{}", ran.stdout);
+        assert_eq!((bob.read(NOTE).as_str(), bob.leftovers()), (NOTE_TEXT, Vec::new()));
+        for prefix in ["refs/cbia/runs", "refs/cbia/cache"] {
+            for (name, _) in bob.refs(prefix) {
+                bob.git(["update-ref", "-d", &name]);
+            }
+        }
+    }
+    let size: u64 =
+        bob.git(["count-objects", "-v"]).lines().find_map(|line| line.strip_prefix("size-pack: ")).unwrap().parse().unwrap();
+    assert!(size < 20 << 10, "{size} KiB");
 }
 
 /// Removes the loose or packed object of `id` from a bare repository.
@@ -170,6 +266,20 @@ const LIES: &[Lie] = &[
         says: "more than 100000 files and folders",
     },
     Lie {
+        what: "a tree that is deeper than any name",
+        tell: |bare| with_folder(bare, "zoo", &shaft(bare, 1_000)),
+        settings: &[],
+        codes: &["shared-refused"],
+        says: "more than 64 folders deep",
+    },
+    Lie {
+        what: "a tree that is too deep for git",
+        tell: |bare| with_folder(bare, "zoo", &shaft(bare, 10_000)),
+        settings: &[],
+        codes: &["remote-unreachable"],
+        says: "cannot fetch from",
+    },
+    Lie {
         what: "a name that git would not check out",
         tell: |bare| {
             let tree = raw_tree(bare, &[("100644", "a\\b", &blob(bare, "x"))]);
@@ -240,6 +350,10 @@ fn nothing_of_a_lie_is_used() {
         // What was made here is what is known here, and a second look changes nothing of it.
         assert_eq!(bob.run(), "replayed", "{}", lie.what);
         assert!(bob.read(NOTE) == NOTE_TEXT && !bob.has("zoo"));
+        assert_eq!(bob.leftovers(), Vec::<String>::new(), "{}", lie.what);
+        // What a remote offered may be kept as it was offered; it is told, and put aside where that is asked for.
+        bob.git_fsck();
+        bob.cbia(["fsck", "--repair"]).ok();
         bob.fsck();
     }
 }

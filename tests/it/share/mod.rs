@@ -266,6 +266,33 @@ fn a_lost_ledger_is_told_and_given_back() {
 }
 
 #[test]
+fn a_push_beside_a_fetch_is_no_loss() {
+    let (bare, ada, bob) = pushed();
+    bob.write("data/words.txt", "bob's\n");
+    bob.run();
+    bob.cbia(["push"]).ok();
+    assert_eq!(ada.run(), "replayed");
+    // Between the remote's list of refs and its objects, another process of Ada's pushes her newest record.
+    let (hook, once) = (ada.outside().join("hook"), ada.outside().join("once"));
+    let script = format!(
+        "#!/bin/sh\nif rm '{}'; then (unset $(git rev-parse --local-env-vars); cd '{}' && git cbia push) >&2 || exit 1; fi\nexec \"$@\"\n",
+        once.display(),
+        ada.path().display()
+    );
+    std::fs::write(&hook, script).unwrap();
+    std::fs::write(&once, "").unwrap();
+    std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    ada.git(["config", "--global", "uploadpack.packObjectsHook", hook.to_str().unwrap()]);
+    let ran = ada.cbia(["fetch", "--json"]).ok();
+    assert!(!once.exists(), "the hook was run");
+    assert_eq!((ran.codes(), &ran.json()["result"]["remotes"][0]["runs"]), (Vec::new(), &json!(1)));
+    let newest = ada.git(["rev-parse", "refs/cbia/ledger"]);
+    assert_eq!(bare.git(["rev-parse", "refs/cbia/ledgers/ada-example.org"]), newest);
+    // What was seen further is not forgotten for what came in later.
+    assert_eq!(ada.git(["rev-parse", "refs/cbia/seen/team/ada-example.org"]), newest);
+}
+
+#[test]
 fn a_namespace_keeps_untrusted_writers_apart() {
     let (bare, ada) = team();
     let mallory = colleague("Mallory", &bare);

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::super::support::{PROGRAM, Repo};
+use super::super::support::{PROGRAM, Ran, Repo};
 use super::server::Server;
 use super::{join, somebody, team};
 
@@ -135,6 +136,72 @@ fn clones_that_are_killed_lose_no_record_either() {
     for repo in &repos {
         assert_eq!(repo.refs("refs/cbia/outbox").len() + repo.refs("refs/cbia/incoming").len(), 0);
     }
+}
+
+/// Counts down when it goes, also by a panic.
+struct Done<'a>(&'a AtomicUsize);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// While clones run and push, everything old is collected in each of them and on the remote, and git collects for itself.
+#[test]
+fn collections_among_runs_and_pushes_lose_nothing() {
+    let (bare, _) = team();
+    let (count, rounds) = size();
+    let repos = clones(bare.path().to_str().unwrap(), count);
+    let working = AtomicUsize::new(count);
+    let collected = [AtomicUsize::new(0), AtomicUsize::new(0)];
+    let removed = |ran: &Ran| ran.json()["result"]["removed"].as_array().map_or(0, Vec::len);
+    std::thread::scope(|scope| {
+        for (number, repo) in repos.iter().enumerate() {
+            let (working, collected) = (&working, &collected);
+            scope.spawn(move || {
+                let _done = Done(working);
+                for round in 0..rounds * 2 {
+                    input(repo, number, round);
+                    let ran = repo.cbia(["run", "--json"]).ok();
+                    // What was offered and then evicted before it was had is a warning.
+                    assert!(ran.codes().iter().all(|code| code == "remote-unreachable"), "{}", ran.stdout);
+                }
+            });
+            // To a collector of tomorrow all of it is old.
+            let tomorrow = repo.with("GIT_COMMITTER_DATE", Some("1700090000 +0000"));
+            scope.spawn(move || {
+                while working.load(Ordering::SeqCst) > 0 {
+                    let ran = tomorrow.cbia(["gc", "--older-than", "0s", "--json"]).ok();
+                    collected[0].fetch_add(removed(&ran), Ordering::SeqCst);
+                    if number == 0 {
+                        tomorrow.cbia(["fetch", "--json"]).ok();
+                        let ran = tomorrow.cbia(["gc", "--remote", "--keep-runs", "1", "--json"]).ok();
+                        collected[1].fetch_add(removed(&ran), Ordering::SeqCst);
+                    }
+                    if number == 1 {
+                        tomorrow.git(["gc", "-q"]);
+                        tomorrow.at(bare_path(&tomorrow)).git(["gc", "-q"]);
+                    }
+                }
+            });
+        }
+    });
+    assert!(collected.iter().all(|count| count.load(Ordering::SeqCst) > 0), "{collected:?}");
+    for repo in &repos {
+        repo.cbia(["push"]).ok();
+    }
+    arrived(&bare, &repos, count * rounds * 2);
+    for repo in repos.iter().chain([&bare]) {
+        assert_eq!(repo.cbia(["fsck", "--json"]).ok().codes(), Vec::<String>::new());
+        repo.git(["rev-list", "--objects", "--quiet", "--all"]);
+        assert_eq!(repo.leftovers(), Vec::<String>::new());
+    }
+}
+
+/// Where a clone's remote is.
+fn bare_path(repo: &Repo) -> String {
+    repo.git(["remote", "get-url", "team"])
 }
 
 #[test]
