@@ -17,7 +17,7 @@ pub struct Args {}
 
 pub fn run(context: &Context<'_>, _args: &Args, ui: &mut Ui) -> Result<u8, CommandError> {
     let store = context.store;
-    let limits = Limits::default();
+    let limits = Limits::of(store).map_err(CommandError::found)?;
     let mut updates = Vec::new();
     for line in lines()? {
         let mut fields = line.splitn(3, ' ');
@@ -39,6 +39,9 @@ pub fn run(context: &Context<'_>, _args: &Args, ui: &mut Ui) -> Result<u8, Comma
     let pusher = context.environment.pusher();
     let mut known: Option<Vec<Oid>> = None;
     let mut findings = Vec::new();
+    if updates.len() > 1 {
+        verifier.walk(&updates, &store.heads("refs/heads/")?.into_iter().map(|(_, id)| id).collect::<Vec<_>>());
+    }
     for update in &updates {
         // Only what is new needs to be told apart from everything that is here.
         if update.old.is_none() && known.is_none() {

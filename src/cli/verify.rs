@@ -43,11 +43,7 @@ const MIN_PREFIX: usize = 7;
 pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, CommandError> {
     let store = context.store;
     let cage = context.environment.cage();
-    let means = Means {
-        cage: &cage,
-        trust: store.trust().map_err(CommandError::found)?,
-        limits: Limits { runs: usize::MAX, ..Limits::default() },
-    };
+    let means = Means { cage: &cage, trust: store.trust().map_err(CommandError::found)?, limits: Limits::own() };
     let mut verifier = Verifier::new(store, Evidence::of(store), means);
     if let Some(name) = &args.run {
         let run = find_run(&Evidence::of(store).all(usize::MAX)?, name)?;

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::limits::{Budget, not_walked};
 use super::unreadable;
 use crate::document::authority_ledger::AuthorityLedger;
 use crate::document::finding::{Code, Finding};
@@ -106,9 +107,14 @@ impl GenPaths {
     }
 
     /// Everything that lies at generated paths of a tree, and what must not lie there whatever it holds.
-    pub fn things(&self, store: &Store, tree: Oid) -> Result<(BTreeMap<RepoPath, Oid>, Vec<Finding>), Finding> {
-        let found = store.compare(None, Some(tree), self, TreeLimits::default());
-        let found = found.map_err(|error| unreadable("the commit's tree cannot be read", &error))?;
+    pub(super) fn things(
+        &self,
+        store: &Store,
+        tree: Oid,
+        names: &Budget,
+    ) -> Result<(BTreeMap<RepoPath, Oid>, Vec<Finding>), Finding> {
+        let found = store.compare_within(None, Some(tree), self, TreeLimits::default(), names.left());
+        let found = found.map_err(|error| not_walked("the commit's tree cannot be read", &error, names))?;
         let (mut files, mut findings) = (BTreeMap::new(), Vec::new());
         for difference in found {
             let shown = printable(&String::from_utf8_lossy(&difference.path));

@@ -34,7 +34,7 @@ impl Verifier<'_> {
             }
             Place::Cache(key) => self.store.check_entry_at(&key, name, new),
             Place::Attestation(state_key, executor_key) => {
-                self.spend_attestation().and_then(|()| self.store.check_attestation(name, new, &state_key, &executor_key))
+                self.budgets.signatures.spend().and_then(|()| self.store.check_attestation(name, new, &state_key, &executor_key))
             }
             Place::Ordinary | Place::Replace | Place::Private | Place::Unknown => Ok(()),
         };

@@ -84,7 +84,7 @@ impl Verifier<'_> {
         {
             return Ok(Ok(TreeVerdict::default()));
         }
-        let (files, findings) = paths.things(self.store, tree).map_err(|finding| vec![finding])?;
+        let (files, findings) = paths.things(self.store, tree, &self.budgets.names).map_err(|finding| vec![finding])?;
         if own.is_none_or(|p| p.r#gen.artifacts.is_empty()) && files.is_empty() && findings.is_empty() {
             return Ok(Ok(TreeVerdict::default()));
         }
@@ -107,12 +107,19 @@ impl Verifier<'_> {
     /// Whether nothing differs that decides about generated files, or is one.
     fn is_unchanged(&self, tree: Oid, before: Oid, deciding: &Deciding<'_>) -> bool {
         tree == before
-            || self.store.compare(Some(before), Some(tree), deciding, TreeLimits::default()).is_ok_and(|found| found.is_empty())
+            || self
+                .store
+                .compare_within(Some(before), Some(tree), deciding, TreeLimits::default(), self.budgets.names.left())
+                .is_ok_and(|found| found.is_empty())
     }
 
     fn judge_state(&mut self, subject: &Subject<'_>, mut findings: Vec<Finding>) -> Result<TreeVerdict, VerifyError> {
         let state_key = subject.inputs.state_key();
         let mut verdict = TreeVerdict { state_key: Some(state_key), ..TreeVerdict::default() };
+        if let Err(finding) = self.budgets.decisions.spend() {
+            verdict.findings = vec![finding];
+            return Ok(verdict);
+        }
         if refuses(&subject.inputs.findings) {
             findings.push(denied(&subject.inputs.findings));
             findings.extend(subject.inputs.findings.iter().filter(|f| refuses(std::slice::from_ref(*f))).cloned());
@@ -204,7 +211,7 @@ impl Verifier<'_> {
         if let Some(derived) = self.derived.get(&key) {
             return Ok(derived.clone());
         }
-        let derived = Rc::new(match self.spend_run() {
+        let derived = Rc::new(match self.budgets.runs.spend() {
             Ok(()) => self.derive_anew(run)?,
             Err(finding) => Err(finding),
         });
