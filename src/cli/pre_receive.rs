@@ -7,7 +7,7 @@ use super::ui::Ui;
 use crate::document::finding::{Code, Finding, refuses};
 use crate::document::path::printable;
 use crate::store::Oid;
-use crate::verify::{Evidence, Limits, Means, Subject, Update, Verifier};
+use crate::verify::{Evidence, Limits, Means, Namespaces, Subject, Update, Verifier};
 
 /// Where a push arrives: refuses it unless everything it brings is verified.
 ///
@@ -18,6 +18,7 @@ pub struct Args {}
 pub fn run(context: &Context<'_>, _args: &Args, ui: &mut Ui) -> Result<u8, CommandError> {
     let store = context.store;
     let limits = Limits::of(store).map_err(CommandError::found)?;
+    let spaces = Namespaces::of(store).map_err(CommandError::found)?;
     let mut updates = Vec::new();
     for line in lines()? {
         let mut fields = line.splitn(3, ' ');
@@ -48,7 +49,8 @@ pub fn run(context: &Context<'_>, _args: &Args, ui: &mut Ui) -> Result<u8, Comma
             known = Some(store.heads("refs/heads/")?.into_iter().map(|(_, id)| id).collect());
         }
         let known = if update.old.is_none() { known.clone().unwrap_or_default() } else { Vec::new() };
-        let subject = Subject { judged: true, base, known, pusher: pusher.clone(), ..Subject::default() };
+        let namespaces = spaces.counting(update.name.as_deref());
+        let subject = Subject { judged: true, base, known, pusher: pusher.clone(), namespaces, ..Subject::default() };
         let outcome = verifier.update(update, &subject)?;
         let name = update.name.as_deref().unwrap_or_default();
         if refuses(&outcome.findings) {

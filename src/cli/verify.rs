@@ -8,7 +8,7 @@ use crate::document::machine::{UpdateDocument, VerifyDocument, VerifyOutcome};
 use crate::document::path::printable;
 use crate::pipeline::{Rerun, rerun};
 use crate::store::{Oid, Store};
-use crate::verify::{Evidence, Limits, Means, Run, Subject, TreeVerdict, Update, Verifier};
+use crate::verify::{Evidence, Limits, Means, Namespaces, Run, Subject, TreeVerdict, Update, Verifier};
 
 /// Verify that generated files came out of admitted runs.
 ///
@@ -74,7 +74,8 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
         },
     };
     let anchor = update.new.filter(|_| !judged).map(|commit| anchor(store, commit)).transpose()?.flatten();
-    let subject = Subject { each: args.each, judged, anchor, ..Subject::default() };
+    let namespaces = Namespaces::of(store).map_err(CommandError::found)?.counting(None);
+    let subject = Subject { each: args.each, judged, anchor, namespaces, ..Subject::default() };
     let mut outcome = verifier.update(&update, &subject)?;
     if args.rerun && !refuses(&outcome.findings) {
         let runs: Vec<Run> = verifier.rests_on().cloned().collect();

@@ -10,6 +10,7 @@
 //! - `trust`: whose word a run needs, and who gave it.
 //! - `cover`: the rule for single artifacts, where a state has no run.
 //! - `limits`: how much is done for one push.
+//! - `namespaces`: whose corner of a repository counts for which refs.
 //! - `diagnose`: why a stored run does not hold.
 //! - `update`: a branch or tag that moves, and the policy that judges it.
 //! - `refs`: what may become of git cbia's own refs.
@@ -18,6 +19,7 @@ mod cover;
 mod diagnose;
 pub mod evidence;
 mod limits;
+mod namespaces;
 mod paths;
 pub mod refs;
 pub mod state;
@@ -38,6 +40,7 @@ use crate::store::{Oid, Store, StoreError};
 
 pub use self::evidence::{Evidence, Run};
 pub use self::limits::Limits;
+pub use self::namespaces::Namespaces;
 pub use self::update::{Subject, Update};
 
 /// Why something could not be verified. What is wrong with what was verified is a finding, not one of these.

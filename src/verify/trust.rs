@@ -23,6 +23,13 @@ pub(super) struct Signers {
     doubts: HashMap<(Oid, Digest, Digest), Rc<Vec<Finding>>>,
 }
 
+impl Signers {
+    /// Forgets why runs do not count: other attestations may be looked at now.
+    pub(super) fn forget(&mut self) {
+        self.doubts.clear();
+    }
+}
+
 impl Verifier<'_> {
     /// From now on, runs count by the list of signers that this commit has. Without a commit nobody is listed.
     pub fn trust_by(&mut self, commit: Option<Oid>) -> Result<(), VerifyError> {

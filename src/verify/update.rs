@@ -54,6 +54,8 @@ pub struct Subject {
     pub known: Vec<Oid>,
     /// Who pushes.
     pub pusher: Option<Pusher>,
+    /// What the refs of those namespaces begin with whose evidence counts.
+    pub namespaces: Vec<String>,
 }
 
 /// What an update comes to.
@@ -112,6 +114,7 @@ impl Verifier<'_> {
             },
         };
         let ends = Ends { old, judge: old.or(subject.base), new, before: self.before(old, subject.base, new) };
+        self.count(&subject.namespaces);
         self.trust_by(ends.judge.or(subject.anchor))?;
         let mut findings = match new {
             Some(new) => self.brought(new, &ends, subject, &mut outcome)?,
