@@ -8,6 +8,7 @@
 //! - `paths`: which paths are generated, by the declaration of the commit and of the one before it.
 //! - `state`: a tree's state, and the runs of it that hold.
 //! - `trust`: whose word a run needs, and who gave it.
+//! - `search`: what the known runs have to say about single files.
 //! - `cover`: the rule for single artifacts, where a state has no run.
 //! - `limits`: how much is done for one push.
 //! - `namespaces`: whose corner of a repository counts for which refs.
@@ -22,6 +23,7 @@ mod limits;
 mod namespaces;
 mod paths;
 pub mod refs;
+mod search;
 pub mod state;
 mod trust;
 pub mod update;
@@ -142,6 +144,8 @@ pub struct Verifier<'a> {
     verdicts: HashMap<(Oid, Option<Oid>), Rc<TreeVerdict>>,
     /// Blobs that were seen to have a SHA-256.
     hashed: HashSet<(Oid, Digest)>,
+    /// The known runs, compared with the tree that was asked about last.
+    surveyed: Option<Rc<search::Survey>>,
     /// What may still be done.
     budgets: Budgets,
     /// Commits whose whole history is known to be here.
@@ -163,6 +167,7 @@ impl<'a> Verifier<'a> {
             signers: trust::Signers::default(),
             verdicts: HashMap::new(),
             hashed: HashSet::new(),
+            surveyed: None,
             budgets: Budgets::new(&means.limits),
             walked: HashSet::new(),
             forks: 0,

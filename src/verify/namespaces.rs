@@ -66,6 +66,7 @@ impl Verifier<'_> {
         if self.evidence.count(namespaces) {
             // What was found, was found in what counted then.
             self.verdicts.clear();
+            self.surveyed = None;
             self.signers.forget();
         }
     }
