@@ -197,6 +197,7 @@ codes! {
     CapsuleForged = "capsule-forged": "The capsule of a stored run is not the one that its state gives.",
     DecisionForged = "decision-forged": "The decision of a stored run is not the one that the policies give.",
     PhaseForged = "phase-forged": "A phase commit of a stored run is not the one that its state gives.",
+    CheckWeakened = "check-weakened": "A changed artifact satisfies the schemas of its own commit, and not those before it.",
     PolicyWeakened = "policy-weakened": "A change passes by its own policies, and not by those before it.",
     PushDenied = "push-denied": "The push policy does not allow an update.",
     RefRewound = "ref-rewound": "A ref that only grows would lose something.",

@@ -13,6 +13,7 @@
 //! - `limits`: how much is done for one push.
 //! - `namespaces`: whose corner of a repository counts for which refs.
 //! - `diagnose`: why a stored run does not hold.
+//! - `weakened`: what a change loosens and uses at once.
 //! - `update`: a branch or tag that moves, and the policy that judges it.
 //! - `refs`: what may become of git cbia's own refs.
 
@@ -27,6 +28,7 @@ mod search;
 pub mod state;
 mod trust;
 pub mod update;
+mod weakened;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;

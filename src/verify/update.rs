@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use super::limits::not_walked;
-use super::state::denied;
 use super::trust::all;
 use super::{Run, TreeVerdict, Verifier, VerifyError, cut, unique, unreadable};
 use crate::document::SCHEMA_VERSION;
@@ -13,8 +12,6 @@ use crate::document::path::{RepoPath, printable};
 use crate::document::push_input::{Attestation, PushInput, PushedUpdate, Pusher, UpdateKind};
 use crate::gate::paths::{EXECUTOR_CONFIG_PATH, is_policy_test};
 use crate::gate::signers::MAINTAINERS;
-use crate::pipeline::inputs::{self, ExecutorSource, From};
-use crate::pipeline::rederive::{Forgetful, gates};
 use crate::policy::{Bundle, DEFAULT_BUNDLE, Decision, PUSH_FOLDER, PUSH_QUERY, PolicyFile, Question, evaluate};
 use crate::store::commits::HistoryError;
 use crate::store::compare::{Difference, Everything, Interest};
@@ -270,10 +267,8 @@ impl Verifier<'_> {
                 Vec::new()
             }
         };
-        if let (Some(before), Some(new), false) = (before_tree, new_tree, refuses(&findings))
-            && changed.iter().any(|difference| difference.path.starts_with(b"policy"))
-        {
-            findings.extend(self.weakened(before, new)?);
+        if let (Some(before), Some(new), false) = (before_tree, new_tree, refuses(&findings)) {
+            findings.extend(self.weakened(before, new, &changed)?);
         }
         let maintained = match judge_tree {
             Some(tree) => self.store.thing_at(tree, MAINTAINERS)?.is_some(),
@@ -357,38 +352,6 @@ impl Verifier<'_> {
         self.store
             .compare_within(Some(before), Some(new), &Everything, limits, self.budgets.names.left())
             .map_err(|error| not_walked("what changes cannot be told", &error, &self.budgets.names))
-    }
-
-    /// Whether the state would have been refused by the policies before it: a change may not loosen them and use that at once.
-    fn weakened(&self, before: Oid, new: Oid) -> Result<Vec<Finding>, VerifyError> {
-        let source = || ExecutorSource::Resolved(Box::new(crate::executor::resolve::builtin()));
-        let (Ok(was), Ok(mut is)) =
-            (inputs::take(self.store, From::Tree(before), &source()), inputs::take(self.store, From::Tree(new), &source()))
-        else {
-            return Ok(Vec::new());
-        };
-        if was.policy_bundle_hash() == is.policy_bundle_hash() || was.pipeline.is_err() || is.pipeline.is_err() {
-            return Ok(Vec::new());
-        }
-        if let Err(finding) = self.budgets.decisions.spend() {
-            return Ok(vec![finding]);
-        }
-        // What the state is by its own policies is judged elsewhere; by the same measure, or the difference would not be theirs.
-        let mut judge = Forgetful::new(self.means.cage);
-        if gates(&is, &mut judge).admission.is_none() {
-            return Ok(Vec::new());
-        }
-        is.bundle = was.bundle;
-        is.bundle_files = was.bundle_files;
-        let by_old = gates(&is, &mut judge);
-        if by_old.admission.is_some() {
-            return Ok(Vec::new());
-        }
-        let why = denied(&by_old.findings).message;
-        let why = why.split_once(": ").map_or(String::new(), |(_, why)| format!(": {why}"));
-        let message = format!("the policies before this change refuse its state, and its own do not{why}");
-        let hint = "change the policies in one push, and use what they allow in the next";
-        Ok(vec![Finding::error(Code::PolicyWeakened, message).at("policy").hint(hint)])
     }
 }
 
