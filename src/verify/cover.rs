@@ -14,7 +14,7 @@ use super::{Covered, TreeVerdict, Verifier, VerifyError};
 use crate::document::digest::Digest;
 use crate::document::finding::{Code, Finding, Severity};
 use crate::document::json;
-use crate::document::path::RepoPath;
+use crate::document::path::{RepoPath, printable};
 use crate::gate::paths::EXECUTOR_CONFIG_PATH;
 use crate::pipeline::inputs::Inputs;
 use crate::store::Oid;
@@ -86,12 +86,14 @@ impl Verifier<'_> {
         if gates.admission.is_none() {
             wrong.insert(0, denied(&gates.findings));
         } else if unknown > 0 && refused.is_empty() {
-            let message = format!("no run of the state {} is known here", state_key.short());
+            let mut message = format!("no run of the state {} is known here", state_key.short());
+            let mut hint = "git cbia run makes it; if it was made elsewhere, git cbia push there, or git cbia fetch here";
+            if let Some(name) = self.evidence.elsewhere(&state_key)? {
+                message.push_str(&format!(", and {} does not count for this ref", printable(&name)));
+                hint = "somebody who may write refs/cbia/runs runs git cbia run and pushes; or cbia.evidenceNamespace on the server names it";
+            }
             let finding = Finding::error(Code::EvidenceMissing, message).at(format!("refs/cbia/runs/{state_key}"));
-            wrong.insert(
-                0,
-                finding.hint("git cbia run makes it; if it was made elsewhere, git cbia push there, or git cbia fetch here"),
-            );
+            wrong.insert(0, finding.hint(hint));
         }
         let stands = wrong.is_empty();
         // Runs of this state that do not hold are what is wrong, unless nothing is.

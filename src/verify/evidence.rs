@@ -149,6 +149,14 @@ impl<'a> Evidence<'a> {
         Ok(each_once(found))
     }
 
+    /// A run that claims to be of this state, and is in a namespace that does not count now.
+    pub(super) fn elsewhere(&self, state_key: &Digest) -> Result<Option<String>, VerifyError> {
+        let pushed = self.pushed.get(state_key).into_iter().flatten().map(|run| run.name.clone());
+        let own = self.store.refs_under(NAMESPACES)?.into_iter().map(|(name, tip)| (name.as_str().to_owned(), tip));
+        let own = own.filter_map(|(name, tip)| Run::named(&name, tip)).filter(|run| run.state_key == *state_key);
+        Ok(pushed.chain(own.map(|run| run.name)).find(|name| !self.counts(name)))
+    }
+
     /// Every run, those of the push first, at most `limit`.
     pub fn all(&self, limit: usize) -> Result<Vec<Run>, VerifyError> {
         let mut found: Vec<Run> = self.pushed.values().flatten().filter(|run| self.counts(&run.name)).cloned().collect();

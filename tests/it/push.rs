@@ -226,7 +226,7 @@ fn what_no_run_produced_is_refused() {
                 repo.git(["update-index", "--add", "--cacheinfo", &format!("160000,{},out", doors.base)]);
                 std::fs::create_dir_all(repo.path().join("out")).unwrap();
             }),
-            &["gen-missing"],
+            &["gen-missing", "gen-not-regular"],
         ),
         (
             "a symbolic link for the whole folder",
@@ -236,7 +236,7 @@ fn what_no_run_produced_is_refused() {
                 repo.write("elsewhere/note.txt", "by hand\n");
                 std::os::unix::fs::symlink("elsewhere", repo.path().join("out")).unwrap();
             }),
-            &["gen-missing"],
+            &["gen-missing", "gen-not-regular"],
         ),
         (
             "a symbolic link to the artifact itself",
