@@ -77,6 +77,15 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
     let namespaces = Namespaces::of(store).map_err(CommandError::found)?.counting(None);
     let subject = Subject { each: args.each, judged, anchor, namespaces, ..Subject::default() };
     let mut outcome = verifier.update(&update, &subject)?;
+    if !refuses(&outcome.findings) && args.format.is_none() && outcome.verdict.covered.is_empty() {
+        ui.note(match (outcome.verdict.state_key, judged) {
+            (Some(_), _) => "no generated file is in the commit, so there was none to verify",
+            (None, false) => {
+                "nothing is generated here (control/pipeline.json declares no artifact), so there was nothing to verify"
+            }
+            (None, true) => "nothing is generated here, or nothing that decides about it differs, so there was nothing to verify",
+        });
+    }
     if args.rerun && !refuses(&outcome.findings) {
         let runs: Vec<Run> = verifier.rests_on().cloned().collect();
         outcome.findings.extend(again(context, &runs)?);
@@ -133,9 +142,6 @@ fn tell(document: UpdateDocument, findings: Vec<Finding>, artifacts: usize, form
 
 /// How every generated file is covered.
 fn explain(verdict: &TreeVerdict, ui: &mut Ui) {
-    if verdict.covered.is_empty() {
-        ui.note("nothing is generated, or nothing that decides about it differs from before");
-    }
     for covered in &verdict.covered {
         let how =
             if covered.own { "the run of this state" } else { "a run of another state, under the same authorities and policies" };

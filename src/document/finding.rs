@@ -175,6 +175,7 @@ codes! {
     RunOfOtherState = "run-of-other-state": "A run that is promoted is of another state than the work tree.",
     PromotionUndeclared = "promotion-undeclared": "The pipeline does not declare where artifacts may be promoted to.",
     PromotionDenied = "promotion-denied": "The promotion policy does not allow the promotion.",
+    PromotionApart = "promotion-apart": "The branch has what a run made, and another state than the run was made from.",
     DestinationNotAllowed = "destination-not-allowed": "A file would be promoted to a place where it may not go.",
     DestinationDirty = "destination-dirty": "A destination has changes that are in no commit and are not what would be promoted.",
     DestinationBlocked = "destination-blocked": "Something stands in the way of a file that would be promoted.",
