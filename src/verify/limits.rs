@@ -25,6 +25,8 @@ pub struct Limits {
     pub decisions: usize,
     /// Names in the folders that are compared.
     pub names: usize,
+    /// Bytes of artifacts that are read, of runs and of cache entries that are pushed. None is larger than what is left of it.
+    pub bytes: usize,
     /// Changed paths that the push policy is told.
     pub changed: usize,
 }
@@ -39,6 +41,7 @@ impl Default for Limits {
             signatures: 1_000,
             decisions: 1_000,
             names: MAX_NAMES,
+            bytes: 4 << 30,
             changed: 20_000,
         }
     }
@@ -50,7 +53,7 @@ const MOST: usize = 1 << 40;
 impl Limits {
     /// Where somebody waits for their own work to be verified: only what cannot be walked at all is left.
     pub fn own() -> Self {
-        Self { runs: usize::MAX, signatures: usize::MAX, decisions: usize::MAX, ..Self::default() }
+        Self { runs: usize::MAX, signatures: usize::MAX, decisions: usize::MAX, bytes: usize::MAX, ..Self::default() }
     }
 
     /// Those of a server, by its configuration. A value that cannot be one is a finding: it must not mean more than it was meant to.
@@ -64,6 +67,7 @@ impl Limits {
             ("cbia.maxPushSignatures", &mut limits.signatures),
             ("cbia.maxPushDecisions", &mut limits.decisions),
             ("cbia.maxPushNames", &mut limits.names),
+            ("cbia.maxPushBytes", &mut limits.bytes),
         ] {
             let Some(value) = store.config_string(key) else { continue };
             *limit = value.parse().ok().filter(|number| (1..=MOST).contains(number)).ok_or_else(|| {
@@ -95,7 +99,13 @@ impl Budget {
 
     /// Takes one.
     pub fn spend(&self) -> Result<(), Finding> {
-        let left = self.left.get().checked_sub(1).ok_or_else(|| self.exhausted())?;
+        self.spend_many(1)
+    }
+
+    /// Takes so many at once, or none.
+    pub fn spend_many(&self, count: u64) -> Result<(), Finding> {
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let left = self.left.get().checked_sub(count).ok_or_else(|| self.exhausted())?;
         self.left.set(left);
         Ok(())
     }

@@ -242,6 +242,9 @@ impl Verifier<'_> {
         if !diagnose::is_named(run, inputs.state_key(), inputs.executor.key()) {
             return Ok(Err(diagnose::renamed(run)));
         }
+        if let Err(finding) = diagnose::size(self.store, run).and_then(|bytes| self.budgets.bytes.spend_many(bytes)) {
+            return Ok(Err(finding));
+        }
         let mut judge = Forgetful::new(self.means.cage);
         let gates = gates(&inputs, &mut judge);
         if gates.admission.is_none() {

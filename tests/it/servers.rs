@@ -53,7 +53,10 @@ fn a_push_that_asks_for_too_much_is_refused_and_says_of_what() {
     repo.git(["update-ref", "refs/heads/bomb", &bomb]);
 
     let branches: &[&str] = &["a", "b", "c", "refs/cbia/runs/*:refs/cbia/runs/*"];
-    let cases: [(&str, &str, &[&str], &str); 6] = [
+    let entries = &["refs/cbia/cache/*:refs/cbia/cache/*"];
+    let cases: [(&str, &str, &[&str], &str); 8] = [
+        ("cbia.maxPushBytes", "30", branches, "bytes of artifacts would have to be read"),
+        ("cbia.maxPushBytes", "30", entries, "bytes of artifacts would have to be read"),
         ("cbia.maxPushRefs", "5", branches, "refs are pushed at once"),
         ("cbia.maxPushCommits", "2", &["a", "b", "c"], "commits are new"),
         ("cbia.maxPushRuns", "2", branches, "runs would have to be derived again"),
