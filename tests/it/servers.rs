@@ -4,8 +4,13 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use serde_json::json;
+
 use super::push::{Doors, WITH_RUNS, codes, next_state};
-use super::support::{NOTE, Ran, Repo};
+use super::support::{LEDGER, NOTE, PIPELINE, Ran, Repo};
+
+/// Git's own program for pushes, without hooks.
+const NO_HOOKS: &str = "git -c core.hooksPath=/dev/null receive-pack";
 
 /// Writes a program.
 fn program(path: &Path, text: &str) {
@@ -324,4 +329,46 @@ fn push_options_reach_the_hook_and_harm_nothing() {
     repo.commit();
     let (found, _) = refused_by(&doors, &[&options[..], &["main"]].concat());
     assert_eq!(found, set_of(&["gen-edited"]));
+}
+
+#[test]
+fn files_are_found_in_the_runs_that_made_them_however_many_there_are() {
+    let doors = Doors::new();
+    let repo = &doors.client;
+    // Runs of other states, which have the artifact too or another one; most are none at all.
+    let (_, tip) = repo.only_ref("refs/cbia/runs");
+    let mut stream = String::new();
+    for n in 0..60 {
+        let key = |text: String| git_cbia::document::digest::Digest::of(text.as_bytes());
+        stream += &format!("commit refs/cbia/runs/{}/{}\n", key(format!("s{n}")), key("e".into()));
+        stream += &format!("committer Ada <ada@example.org> 0 +0000\ndata 1\nx\nfrom {tip}\n");
+        let file = if n % 2 == 0 { NOTE } else { "inputs/docs/rule.md" };
+        stream += &format!("M 644 inline {file}\ndata 3\n{n:02}\n\n");
+    }
+    repo.git_with(["fast-import", "--quiet"], stream.as_bytes());
+    let everything = "refs/cbia/runs/*:refs/cbia/runs/*";
+    // They are none, and can only get there by another way than a push.
+    repo.git(["push", "-q", "--no-verify", doors.server.path().to_str().unwrap(), "--receive-pack", NO_HOOKS, everything]);
+    // A source that was moved is the same source, and this state has no run.
+    repo.git(["mv", "docs/rule.md", "docs/moved.md"]);
+    repo.set(LEDGER, "/authority_set/0/source/locator", json!("docs/moved.md"));
+    repo.commit();
+    doors.accepts("a moved source", &["origin", "main"]);
+    repo.write("schemas/more.schema.json", "{}\n");
+    repo.commit();
+    doors.accepts("another schema", &["origin", "main"]);
+
+    // Where not all were searched, the answer is not that there is none.
+    let mut pipeline: serde_json::Value = serde_json::from_str(&repo.read(PIPELINE)).unwrap();
+    let more = json!({"path": "out/more.txt", "objectives": ["O-1"], "template": "control/templates/note.txt.j2"});
+    pipeline["gen"]["artifacts"].as_array_mut().unwrap().push(more);
+    repo.write_json(PIPELINE, &pipeline);
+    repo.write("out/more.txt", "by hand\n");
+    repo.commit();
+    let unknown = ["evidence-missing", "gen-unadmitted"];
+    assert_eq!(refused_by(&doors, &["main"]).0, set_of(&unknown));
+    doors.server.git(["config", "cbia.maxPushSearched", "10"]);
+    let (found, ran) = refused_by(&doors, &["main"]);
+    assert!(found.contains("push-too-large"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("more than 10 runs are known here, and not all of them were searched"), "{}", ran.stderr);
 }
