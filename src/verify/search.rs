@@ -12,9 +12,12 @@ use super::cover::{Basis, Stale, why_stale};
 use super::evidence::Run;
 use super::state::Subject;
 use super::{Verifier, VerifyError};
+use crate::document::digest::Digest;
 use crate::document::finding::{Code, Finding};
 use crate::document::path::RepoPath;
+use crate::executor::resolve;
 use crate::gate::paths::SNAPSHOT_FOLDER;
+use crate::pipeline::inputs::{self, ExecutorSource, From};
 use crate::store::tree::{MAX_NAMES, TreeLimits};
 use crate::store::{Oid, Store};
 
@@ -36,6 +39,8 @@ pub(super) enum Found {
 pub(super) struct Survey {
     /// The tree that they were compared with.
     tree: Oid,
+    /// The folder of its policies.
+    policies: Option<Oid>,
     runs: Vec<Seen>,
     /// Whether there are more runs than are searched.
     cut: bool,
@@ -44,6 +49,8 @@ pub(super) struct Survey {
 struct Seen {
     run: Run,
     tree: Oid,
+    /// The folder of its policies.
+    policies: Option<Oid>,
     /// The generated paths where it differs; nothing where that was not to be had cheaply.
     differs: Option<BTreeSet<Vec<u8>>>,
 }
@@ -73,14 +80,22 @@ impl Verifier<'_> {
             .keys()
             .map(|path| (*path, Basis::of(subject.inputs, path).map(|basis| basis.files).unwrap_or_default()))
             .collect();
+        // What policies decide is a function of their folder, and there are few different ones.
+        let mut policies: HashMap<Option<Oid>, bool> = HashMap::from([(survey.policies, true)]);
         for seen in &survey.runs {
             let store = self.store;
             let has: Vec<(&RepoPath, Oid)> =
                 open.iter().map(|(path, id)| (*path, *id)).filter(|(path, id)| seen.has(store, path, *id)).collect();
+            if has.is_empty() {
+                continue;
+            }
+            let same_policies = *policies
+                .entry(seen.policies)
+                .or_insert_with(|| policy_hash(store, seen) == Some(subject.inputs.policy_bundle_hash()));
             let mut same: HashMap<&RepoPath, bool> = HashMap::new();
             for (path, id) in has {
                 let rests_on = bases.get(path).into_iter().flatten();
-                let stands = rests_on.fold(true, |stands, file| {
+                let stands = rests_on.fold(same_policies, |stands, file| {
                     stands & *same.entry(file).or_insert_with(|| is_same(store, seen.tree, subject.tree, file))
                 });
                 if !stands {
@@ -121,13 +136,16 @@ impl Verifier<'_> {
                 if derived.held.artifacts.get(*path) != Some(id) {
                     continue;
                 }
-                why = match why_stale(subject, path, derived) {
+                match why_stale(subject, path, derived) {
                     // A source that was only moved is the same source.
-                    None if self.doubts(run)?.is_empty() => Found::Covered((*run).clone()),
-                    None => Found::Doubted((*run).clone()),
-                    Some(stale) => Found::Stale((*run).clone(), stale),
-                };
-                break;
+                    None if self.doubts(run)?.is_empty() => {
+                        why = Found::Covered((*run).clone());
+                        break;
+                    }
+                    None => why = Found::Doubted((*run).clone()),
+                    Some(stale) if matches!(why, Found::Unknown) => why = Found::Stale((*run).clone(), stale),
+                    Some(_) => {}
+                }
             }
             found.insert((*path).clone(), why);
         }
@@ -170,15 +188,23 @@ impl Verifier<'_> {
                 continue;
             }
             let count = differs.as_ref().map_or(usize::MAX, BTreeSet::len);
-            let other_policy = policy(&tree, &format!("{SNAPSHOT_FOLDER}/policy")) != own;
-            runs.push((other_policy, count, Seen { run, tree, differs }));
+            let policies = policy(&tree, &format!("{SNAPSHOT_FOLDER}/policy"));
+            runs.push((policies != own, count, Seen { run, tree, policies, differs }));
         }
         // Stable: those of the push stay before those that are here.
         runs.sort_by_key(|(other_policy, count, _)| (*other_policy, *count));
-        let survey = Rc::new(Survey { tree: subject.tree, runs: runs.into_iter().map(|(_, _, seen)| seen).collect(), cut });
+        let survey =
+            Rc::new(Survey { tree: subject.tree, policies: own, runs: runs.into_iter().map(|(_, _, seen)| seen).collect(), cut });
         self.surveyed = Some(survey.clone());
         Ok(survey)
     }
+}
+
+/// The hash of the policies that a run says it was admitted by.
+fn policy_hash(store: &Store, seen: &Seen) -> Option<Digest> {
+    let snapshot = store.subtree(&seen.tree, &SNAPSHOT_FOLDER.parse().ok()?).ok()??;
+    let source = ExecutorSource::Resolved(Box::new(resolve::builtin()));
+    Some(inputs::take(store, From::Tree(snapshot), &source).ok()?.policy_bundle_hash())
 }
 
 /// Whether a run saw the same bytes at a path as the commit has there.
