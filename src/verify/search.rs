@@ -75,13 +75,16 @@ impl Verifier<'_> {
         let survey = self.survey(subject)?;
         let mut open: BTreeMap<&RepoPath, Oid> = files.iter().map(|(path, id)| (path, *id)).collect();
         let mut found: BTreeMap<RepoPath, Found> = BTreeMap::new();
-        let mut candidates: BTreeMap<&RepoPath, Vec<&Run>> = BTreeMap::new();
+        // Runs that may not cover a file, and whether it is certain already that they do not.
+        let mut candidates: BTreeMap<&RepoPath, Vec<(&Run, bool)>> = BTreeMap::new();
         let bases: HashMap<&RepoPath, BTreeSet<RepoPath>> = open
             .keys()
             .map(|path| (*path, Basis::of(subject.inputs, path).map(|basis| basis.files).unwrap_or_default()))
             .collect();
         // What policies decide is a function of their folder, and there are few different ones.
         let mut policies: HashMap<Option<Oid>, bool> = HashMap::from([(survey.policies, true)]);
+        // Nor are there many executors, and a key tells all of one.
+        let mut other_executors: BTreeSet<Digest> = BTreeSet::new();
         for seen in &survey.runs {
             let store = self.store;
             let has: Vec<(&RepoPath, Oid)> =
@@ -98,8 +101,9 @@ impl Verifier<'_> {
                 let stands = rests_on.fold(same_policies, |stands, file| {
                     stands & *same.entry(file).or_insert_with(|| is_same(store, seen.tree, subject.tree, file))
                 });
-                if !stands {
-                    candidates.entry(path).or_default().push(&seen.run);
+                let certain = !same_policies || other_executors.contains(&seen.run.executor_key);
+                if !stands || certain {
+                    candidates.entry(path).or_default().push((&seen.run, certain));
                     continue;
                 }
                 let derived = self.derive_content(&seen.run)?;
@@ -113,7 +117,12 @@ impl Verifier<'_> {
                         open.remove(path);
                     }
                     None => drop(found.entry(path.clone()).or_insert(Found::Doubted(seen.run.clone()))),
-                    Some(_) => candidates.entry(path).or_default().push(&seen.run),
+                    Some(_) => {
+                        candidates.entry(path).or_default().push((&seen.run, true));
+                        if !subject.accepts(&derived.inputs.executor) {
+                            other_executors.insert(seen.run.executor_key);
+                        }
+                    }
                 }
             }
             if open.is_empty() {
@@ -126,7 +135,10 @@ impl Verifier<'_> {
                 continue;
             }
             let mut why = Found::Unknown;
-            for run in candidates.get(path).into_iter().flatten() {
+            for (run, certain) in candidates.get(path).into_iter().flatten() {
+                if *certain && !matches!(why, Found::Unknown) {
+                    continue;
+                }
                 if !explained.contains(run.name.as_str()) && explained.len() >= MAX_EXPLAINED {
                     break;
                 }

@@ -23,7 +23,7 @@ impl Verifier<'_> {
     /// What the change from one tree to another loosens and uses at once. `changed` is all that differs between them.
     pub(super) fn weakened(&self, before: Oid, new: Oid, changed: &[Difference]) -> Result<Vec<Finding>, VerifyError> {
         let policies = changed.iter().any(|difference| difference.path.starts_with(b"policy"));
-        if !policies && !self.asks_otherwise(before, new, changed) {
+        if changed.is_empty() || !policies && !self.asks_otherwise(before, changed) {
             return Ok(Vec::new());
         }
         let source = || ExecutorSource::Resolved(Box::new(crate::executor::resolve::builtin()));
@@ -42,15 +42,14 @@ impl Verifier<'_> {
         Ok(findings)
     }
 
-    /// Whether the declaration changes, or a schema that it names before or after.
-    fn asks_otherwise(&self, before: Oid, new: Oid, changed: &[Difference]) -> bool {
+    /// Whether the declaration changes, or a schema that it names.
+    fn asks_otherwise(&self, before: Oid, changed: &[Difference]) -> bool {
         let is_changed = |path: &str| changed.iter().any(|difference| difference.path == path.as_bytes());
-        let named = |tree: Oid| {
-            let pipeline = pipeline(self.store, tree).ok().flatten();
+        is_changed(PIPELINE_PATH) || {
+            let pipeline = pipeline(self.store, before).ok().flatten();
             let rules = pipeline.and_then(|pipeline| pipeline.document.check).map(|check| check.schemas).unwrap_or_default();
-            rules.into_iter().any(|rule| is_changed(rule.schema.as_str()))
-        };
-        is_changed(PIPELINE_PATH) || [before, new].into_iter().any(named)
+            rules.iter().any(|rule| is_changed(rule.schema.as_str()))
+        }
     }
 
     /// Whether the state would have been refused by the policies before it.
