@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use git_cbia::document::executor::GenExecutor;
 use git_cbia::document::gen_exchange::Outputs;
 use git_cbia::document::path::RepoPath;
 use git_cbia::document::phase::Phase;
-use git_cbia::executor::external::{Host, Job, execute};
+use git_cbia::executor::external::{Clearing, Host, Job, execute};
 use git_cbia::store::Store;
 use git_cbia::store::durable::Durability;
 use git_cbia::store::materialise::{Class, Materialise, Source, Strays, WriteItem};
@@ -243,29 +244,38 @@ fn inputs(folder: &Path) {
     });
 }
 
-/// A program that executes GEN, bare and confined: one small file, and ten thousand of about 1 KB.
+/// A program that executes GEN, bare and confined: one small file, and ten thousand of about 1 KB, made by the reference executor and by a shell
+/// that does nothing but write them. The program alone leaves its files behind; what clearing them away costs is told by itself.
 fn executor(folder: &Path) {
-    for (count, rounds) in [(1, 60), (MANY, 9)] {
-        println!(" {count} artifacts");
-        let job = Executed::new(&folder.join(format!("repo-{count}")), count);
-        let temporary = folder.join(format!("scratch-{count}"));
+    for (by, count, rounds) in [(SCRIPT, 1, 60), (REFERENCE, MANY, 9), (SCRIPT, MANY, 9)] {
+        println!(" {count} artifacts by {by}");
+        let job = Executed::new(&folder.join(format!("repo-{count}-{}", by.len())), by, count);
+        let temporary = folder.join(format!("scratch-{count}-{}", by.len()));
         fs::create_dir(&temporary).unwrap();
         let mut trash = Trash::new(&temporary);
-        let mut table = Table::new(rounds, &["the command alone", "confined, harvested and cleared away"]);
+        let names = ["the command alone", "confined and harvested", "the same, and cleared away"];
+        let mut table = Table::new(rounds, &names);
+        let mut cleared = Duration::ZERO;
         table.run(|contender| match contender {
             0 => {
                 let bare = temporary.join("bare");
                 job.lay_out(&bare);
-                let took = timed(|| drop(run("/bin/sh", &bare, &[SCRIPT, REQUEST])));
+                let took = timed(|| drop(run(job.program(), &bare, &[by, REQUEST])));
                 trash.take(&bare);
                 took
             }
-            _ => timed(|| job.confined(&temporary)),
+            1 => {
+                let (harvested, all) = job.confined(&temporary);
+                cleared = all;
+                harvested
+            }
+            _ => cleared,
         });
     }
 }
 
 const SCRIPT: &str = "control/executors/many.sh";
+const REFERENCE: &str = "control/executors/gen_local.py";
 const REPORT: &str = "control/executors/report.json";
 const REQUEST: &str = "execution/gen/request.json";
 
@@ -278,8 +288,37 @@ struct Executed {
 }
 
 impl Executed {
-    fn new(repo: &Path, count: usize) -> Self {
+    fn new(repo: &Path, by: &str, count: usize) -> Self {
         pipeline(repo, count, 0);
+        let program = if by == REFERENCE {
+            write(&repo.join(REFERENCE), include_bytes!("../control/executors/gen_local.py"));
+            let at = repo.join("control/objectives.json");
+            let mut objectives: Value = serde_json::from_slice(&fs::read(&at).unwrap()).unwrap();
+            objectives[0]["statement"] = json!(noise().lines().take(13).collect::<String>());
+            write(&at, objectives.to_string().as_bytes());
+            "/usr/bin/python3"
+        } else {
+            Self::write_script(repo, count);
+            "/bin/sh"
+        };
+        let config = json!({"kind": "external", "version": "1", "command": [program, by]});
+        write(&repo.join("control/runtime/gen_executor.json"), config.to_string().as_bytes());
+        cbia(repo, &["run"]);
+        let request = fs::read(repo.join(REQUEST)).unwrap();
+        let value: Value = serde_json::from_slice(&request).unwrap();
+        let paths = value["inputs_manifest"]["files"].as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap());
+        let files = paths.map(|path| (path.parse().unwrap(), fs::read(repo.join(path)).unwrap())).collect();
+        let executor = serde_json::from_value(value["pre_gen_capsule"]["gen_executor"].clone()).unwrap();
+        let outputs = serde_json::from_value(value["phase_config"]["outputs"].clone()).unwrap();
+        Self { executor, files, request, outputs }
+    }
+
+    /// The program that its command names first.
+    fn program(&self) -> &str {
+        &self.executor.config.as_ref().unwrap().command.as_ref().unwrap()[0]
+    }
+
+    fn write_script(repo: &Path, count: usize) {
         let text: String = noise().lines().take(13).collect();
         let made = |i: usize| format!("{}\n{text}\n", artifact(i));
         let entry =
@@ -294,16 +333,6 @@ impl Executed {
             (0..count).map(artifact).collect::<Vec<_>>().join("\n"),
         );
         write(&repo.join(SCRIPT), script.as_bytes());
-        let config = json!({"kind": "external", "version": "1", "command": ["/bin/sh", SCRIPT]});
-        write(&repo.join("control/runtime/gen_executor.json"), config.to_string().as_bytes());
-        cbia(repo, &["run"]);
-        let request = fs::read(repo.join(REQUEST)).unwrap();
-        let value: Value = serde_json::from_slice(&request).unwrap();
-        let paths = value["inputs_manifest"]["files"].as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap());
-        let files = paths.map(|path| (path.parse().unwrap(), fs::read(repo.join(path)).unwrap())).collect();
-        let executor = serde_json::from_value(value["pre_gen_capsule"]["gen_executor"].clone()).unwrap();
-        let outputs = serde_json::from_value(value["phase_config"]["outputs"].clone()).unwrap();
-        Self { executor, files, request, outputs }
     }
 
     fn lay_out(&self, folder: &Path) {
@@ -316,7 +345,8 @@ impl Executed {
         }
     }
 
-    fn confined(&self, temporary: &Path) {
+    /// How long it took until everything was harvested, and until nothing of it was left.
+    fn confined(&self, temporary: &Path) -> (Duration, Duration) {
         let request = REQUEST.parse().unwrap();
         let job = Job {
             executor: &self.executor,
@@ -326,15 +356,20 @@ impl Executed {
             phase: Phase::Gen,
         };
         let (program, temporary) = (PathBuf::from(PROGRAM), temporary.to_owned());
-        let host = Host { program, temporary, variable: &|_| None, show: &|_| {} };
+        let start = Instant::now();
+        let host = Host { program, temporary, variable: &|_| None, show: &|_| {}, clearing: Clearing::default() };
         let execution = execute(&job, &host, &mut |_| Vec::new());
+        let harvested = start.elapsed();
+        drop(host);
         assert_eq!(execution.harvest.unwrap().artifacts.len(), self.outputs.artifacts.len());
+        (harvested, start.elapsed())
     }
 }
 
-/// A thousand commits over ten thousand artifacts of which ten changed, and one commit that changes nothing generated.
+/// A push of a thousand commits over ten thousand artifacts of which ten changed, and of one commit that changes nothing generated: what the
+/// hook adds, the evidence being there already.
 fn verify(folder: &Path) {
-    let repo = pipeline(&folder.join("repo"), MANY, 1);
+    let (repo, bare) = (pipeline(&folder.join("repo"), MANY, 1), folder.join("bare.git"));
     let path = repo.join("control/pipeline.json");
     let mut pipeline: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     for artifact in pipeline["gen"]["artifacts"].as_array_mut().unwrap().iter_mut().take(10) {
@@ -345,32 +380,50 @@ fn verify(folder: &Path) {
     write(&repo.join("control/templates/other.md.j2"), template.as_bytes());
     let commit = |message: &str| {
         git(&repo, &["add", "-A"]);
-        git(&repo, &["commit", "-q", "--allow-empty", "-m", message]);
+        git(&repo, &["commit", "-q", "-m", message]);
+        git(&repo, &["rev-parse", "HEAD"]).trim().to_owned()
     };
     cbia(&repo, &["run"]);
-    commit("base");
-    git(&repo, &["tag", "base"]);
+    let base = commit("base");
+    git(folder, &["init", "-q", "--bare", "bare.git"]);
+    git(&repo, &["remote", "add", "origin", bare.to_str().unwrap()]);
+    git(&repo, &["push", "-q", "origin", "HEAD:refs/heads/main"]);
+    let mut stream = String::new();
     for number in 1..1_000 {
-        git(&repo, &["commit", "-q", "--allow-empty", "-m", &number.to_string()]);
+        let text = format!("{number}\n");
+        write!(stream, "commit refs/heads/more\ncommitter Bench <bench@localhost> {number} +0000\ndata 1\n.\n").unwrap();
+        if number == 1 {
+            writeln!(stream, "from {base}").unwrap();
+        }
+        write!(stream, "M 100644 inline src/f{:03}.rs\ndata {}\n{text}\n", number % 200, text.len()).unwrap();
     }
+    fed("git", &repo, &["fast-import", "--quiet"], &stream);
+    git(&repo, &["reset", "-q", "--hard", "more"]);
     write(&repo.join("inputs/d00/f00000.txt"), b"changed\n");
     cbia(&repo, &["run"]);
-    commit("ten artifacts changed");
+    let changed = commit("ten artifacts changed");
     write(&repo.join("README.md"), b"changed\n");
-    commit("nothing generated");
+    let last = commit("nothing generated");
     git(&repo, &["repack", "-adq"]);
+    cbia(&repo, &["push", "origin"]);
+    let range = format!("{base}..{changed}");
+    let line = |old: &str, new: &str| format!("refs/heads/more {new} refs/heads/main {old}\n");
+    let (thousand, one) = (line(&base, &changed), line(&changed, &last));
+    let push = ["hook", "pre-push", "origin", bare.to_str().unwrap()];
     let contenders = [
         "git rev-list --objects of 1,000 commits",
-        "git-cbia verify of them",
+        "git-cbia hook pre-push of them",
+        "git-cbia verify of them, all derived again",
         "git rev-parse HEAD",
-        "git-cbia verify of a commit that changes nothing generated",
+        "git-cbia hook pre-push of a commit that changes nothing generated",
     ];
-    let mut table = Table::new(5, &contenders);
+    let mut table = Table::new(15, &contenders);
     table.run(|contender| match contender {
-        0 => timed(|| drop(git(&repo, &["rev-list", "--objects", "base..HEAD~1"]))),
-        1 => timed(|| cbia(&repo, &["verify", "base..HEAD~1"])),
-        2 => timed(|| drop(git(&repo, &["rev-parse", "HEAD"]))),
-        _ => timed(|| cbia(&repo, &["verify", "HEAD~1..HEAD"])),
+        0 => timed(|| drop(git(&repo, &["rev-list", "--objects", &range]))),
+        1 => timed(|| fed(PROGRAM, &repo, &push, &thousand)),
+        2 => timed(|| cbia(&repo, &["verify", &range])),
+        3 => timed(|| drop(git(&repo, &["rev-parse", "HEAD"]))),
+        _ => timed(|| fed(PROGRAM, &repo, &push, &one)),
     });
 }
 
@@ -562,10 +615,22 @@ fn git(repo: &Path, arguments: &[&str]) -> String {
 }
 
 fn run(program: &str, repo: &Path, arguments: &[&str]) -> String {
+    given(program, repo, arguments, "")
+}
+
+fn fed(program: &str, repo: &Path, arguments: &[&str], input: &str) {
+    given(program, repo, arguments, input);
+}
+
+/// What a program prints that is given this.
+fn given(program: &str, repo: &Path, arguments: &[&str], input: &str) -> String {
     let path = format!("{}:{}", Path::new(PROGRAM).parent().unwrap().display(), std::env::var("PATH").unwrap_or_default());
     let mut command = Command::new(program);
-    command.current_dir(repo).args(arguments).env("PATH", path).env("GIT_CONFIG_NOSYSTEM", "1").stdin(Stdio::null());
-    let output = command.output().unwrap();
+    command.current_dir(repo).args(arguments).env("PATH", path).env("GIT_CONFIG_NOSYSTEM", "1");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = command.spawn().unwrap();
+    process.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = process.wait_with_output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {arguments:?} failed: {told}");
     String::from_utf8_lossy(&output.stdout).into_owned()

@@ -7,7 +7,7 @@ use super::error::CommandError;
 use crate::document::finding::{Code, Finding};
 use crate::document::path::{RepoPath, printable};
 use crate::document::push_input::Pusher;
-use crate::executor::external::Host;
+use crate::executor::external::{Clearing, Host};
 use crate::pipeline::inputs::ExecutorSource;
 use crate::policy::Cage;
 use crate::store::Store;
@@ -88,6 +88,7 @@ impl Environment {
             temporary: std::env::temp_dir(),
             variable: &Self::variable,
             show: &super::ui::show_output,
+            clearing: Clearing::default(),
         }
     }
 

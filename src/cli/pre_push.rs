@@ -65,7 +65,7 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
     let base = ["HEAD", "main", "master"].iter().find_map(|name| seen(&tracked, &format!("{theirs}{name}")));
     let known: Vec<Oid> = tracked.iter().map(|(_, id)| *id).collect();
     let cage = context.environment.cage();
-    let means = Means { cage: &cage, trust: store.trust().map_err(CommandError::found)?, limits: Limits::own() };
+    let means = Means { cage: &cage, trust: store.trust().map_err(CommandError::found)?, limits: Limits::own(), own_work: true };
     // A run that is pushed by name is here already.
     let mut verifier = Verifier::new(store, Evidence::of(store), means);
     let (mut findings, mut left_alone) = (Vec::new(), 0);

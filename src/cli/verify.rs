@@ -43,7 +43,7 @@ const MIN_PREFIX: usize = 7;
 pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, CommandError> {
     let store = context.store;
     let cage = context.environment.cage();
-    let means = Means { cage: &cage, trust: store.trust().map_err(CommandError::found)?, limits: Limits::own() };
+    let means = Means { cage: &cage, trust: store.trust().map_err(CommandError::found)?, limits: Limits::own(), own_work: false };
     let mut verifier = Verifier::new(store, Evidence::of(store), means);
     if let Some(name) = &args.run {
         let run = find_run(&Evidence::of(store).all(usize::MAX)?, name)?;
@@ -77,7 +77,8 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
     let namespaces = Namespaces::of(store).map_err(CommandError::found)?.counting(None);
     let subject = Subject { each: args.each, judged, anchor, namespaces, ..Subject::default() };
     let mut outcome = verifier.update(&update, &subject)?;
-    if !refuses(&outcome.findings) && args.format.is_none() && outcome.verdict.covered.is_empty() {
+    if !refuses(&outcome.findings) && args.format.is_none() && outcome.verdict.covered.is_empty() && outcome.verdict.run.is_none()
+    {
         ui.note(match (outcome.verdict.state_key, judged) {
             (Some(_), _) => "no generated file is in the commit, so there was none to verify",
             (None, false) => {

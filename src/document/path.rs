@@ -80,6 +80,9 @@ pub fn is_hidden(c: char) -> bool {
 /// Checks one component as git does for the platforms it protects (`core.protectHFS`, `core.protectNTFS`), and the
 /// names Windows cannot hold.
 pub fn check_component(name: &[u8]) -> Result<(), String> {
+    if is_plain(name) {
+        return Ok(());
+    }
     let options = gix::validate::path::component::Options { protect_windows: true, protect_hfs: true, protect_ntfs: true };
     if name.len() > MAX_COMPONENT_BYTES {
         return Err(format!("a component is longer than {MAX_COMPONENT_BYTES} bytes"));
@@ -93,10 +96,18 @@ pub fn check_component(name: &[u8]) -> Result<(), String> {
     gix::validate::path::component(name.as_bstr(), None, options).map(|_| ()).map_err(|error| error.to_string())
 }
 
-impl FromStr for RepoPath {
-    type Err = PathError;
+/// Whether a component is of a kind that no rule is about, as nearly all are: short, of ASCII letters, digits, `-`, `_` and inner dots, and no
+/// name of a Windows device, which all have three or four letters before the first dot.
+fn is_plain(name: &[u8]) -> bool {
+    let stem = name.iter().position(|byte| *byte == b'.').unwrap_or(name.len());
+    name.len() <= MAX_COMPONENT_BYTES
+        && !matches!(stem, 0 | 3 | 4)
+        && name.last() != Some(&b'.')
+        && name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+}
 
-    fn from_str(text: &str) -> Result<Self, PathError> {
+impl RepoPath {
+    fn check(text: &str) -> Result<(), PathError> {
         let refuse = |reason: String| PathError { path: printable(text), reason };
         if text.is_empty() {
             return Err(refuse("it is empty".into()));
@@ -110,7 +121,15 @@ impl FromStr for RepoPath {
             }
             check_component(component.as_bytes()).map_err(refuse)?;
         }
-        Ok(Self(text.to_owned()))
+        Ok(())
+    }
+}
+
+impl FromStr for RepoPath {
+    type Err = PathError;
+
+    fn from_str(text: &str) -> Result<Self, PathError> {
+        Self::check(text).map(|()| Self(text.to_owned()))
     }
 }
 
@@ -118,7 +137,7 @@ impl TryFrom<String> for RepoPath {
     type Error = PathError;
 
     fn try_from(text: String) -> Result<Self, PathError> {
-        text.parse()
+        Self::check(&text).map(|()| Self(text))
     }
 }
 
@@ -143,6 +162,29 @@ impl fmt::Debug for RepoPath {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_plain_name_breaks_no_rule() {
+        let options = gix::validate::path::component::Options { protect_windows: true, protect_hfs: true, protect_ntfs: true };
+        let letters = b"aAcCoOnNpPrRxXuUlLtTmMgGiI019.-_~ $";
+        let (mut state, mut plain) = (7u64, 0);
+        for round in 0..200_000u64 {
+            let mut name = Vec::new();
+            for _ in 0..1 + round % 9 {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                name.push(letters[(state >> 33) as usize % letters.len()]);
+            }
+            if is_plain(&name) {
+                plain += 1;
+                let checked = gix::validate::path::component(name.as_bstr(), None, options);
+                assert!(checked.is_ok(), "{}", name.as_bstr());
+            }
+        }
+        assert!(plain > 10_000, "{plain}");
+        for device in ["con", "PRN.txt", "Aux", "nul.", "com1", "LPT9.x.y", "conin$", "CONOUT$", ".git", "git~1", "a ", "a."] {
+            assert!(!is_plain(device.as_bytes()), "{device}");
+        }
+    }
 
     #[test]
     fn hostile_paths_are_refused_as_leaf_and_as_folder() {

@@ -1,5 +1,7 @@
 //! `control/pipeline.json`: the inputs, the artifacts, and the configuration of each phase.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
@@ -35,6 +37,44 @@ pub struct Pipeline {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promote: Option<Promote>,
 }
+
+/// Which files a declaration is about, and nothing else of it: a fraction of the time that reading the whole takes. For bytes that were checked as a
+/// declaration before; a path is text here.
+#[derive(Debug, Deserialize)]
+pub struct Outline<'a> {
+    /// Patterns of further files that GEN may see.
+    #[serde(borrow, default)]
+    pub inputs: Vec<Text<'a>>,
+    /// What GEN produces.
+    #[serde(borrow)]
+    pub r#gen: OutlineGen<'a>,
+}
+
+/// The same of what GEN produces.
+#[derive(Debug, Deserialize)]
+pub struct OutlineGen<'a> {
+    /// Patterns of the paths that are generated.
+    #[serde(borrow)]
+    pub generated: Vec<Text<'a>>,
+    /// The artifacts.
+    #[serde(borrow)]
+    pub artifacts: Vec<OutlineArtifact<'a>>,
+}
+
+/// The same of one artifact.
+#[derive(Debug, Deserialize)]
+pub struct OutlineArtifact<'a> {
+    /// Where it goes.
+    #[serde(borrow)]
+    pub path: Text<'a>,
+    /// Its template.
+    #[serde(borrow, default)]
+    pub template: Option<Text<'a>>,
+}
+
+/// Text that is not copied where the document has it as it is. Inside of other types serde copies a `Cow` always.
+#[derive(Debug, Deserialize)]
+pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
 
 /// What GEN produces.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::harvest::{Harvest, collect};
@@ -85,6 +86,29 @@ pub struct Host<'a> {
     pub variable: &'a dyn Fn(&str) -> Option<OsString>,
     /// Shows the user what the executor prints, as it comes.
     pub show: &'a dyn Fn(&[u8]),
+    /// The scratch directories that are being removed.
+    pub clearing: Clearing,
+}
+
+/// Scratch directories that their supervisors are removing, while whoever had them goes on with what was harvested. Dropping it waits for all of
+/// them, and removes what a supervisor that was killed has left.
+#[derive(Debug, Default)]
+pub struct Clearing(Mutex<Vec<(Child, Scratch)>>);
+
+impl Clearing {
+    fn add(&self, supervisor: Child, scratch: Scratch) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((supervisor, scratch));
+    }
+}
+
+impl Drop for Clearing {
+    fn drop(&mut self) {
+        for (mut supervisor, scratch) in self.0.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // Not at the same time as the supervisor does.
+            supervisor.wait().ok();
+            drop(scratch);
+        }
+    }
 }
 
 /// An execution that was tried.
@@ -113,7 +137,7 @@ impl Execution {
 pub type Permit<'a> = &'a mut dyn FnMut(&str) -> Vec<Finding>;
 
 /// Executes, if `permit` has nothing against the level of confinement that was reached; it is asked before the program starts. When it
-/// returns, no process of the executor is left, and no scratch directory.
+/// returns, no process of the executor is left; no scratch directory is when `host` is dropped.
 pub fn execute(job: &Job<'_>, host: &Host<'_>, permit: Permit<'_>) -> Execution {
     let Some(config) = &job.executor.config else {
         return Execution::refused(vec![Finding::error(Code::ExecutorUnavailable, "no executor is configured")]);
@@ -123,14 +147,22 @@ pub fn execute(job: &Job<'_>, host: &Host<'_>, permit: Permit<'_>) -> Execution 
         Ok(prepared) => prepared,
         Err(findings) => return Execution::refused(findings),
     };
-    let ended = match converse(&order, host, &secrets, permit) {
+    let conversed = std::thread::scope(|scope| {
+        // While the supervisor starts; the program does not before both have said yes.
+        let mut checking = Some(scope.spawn(|| misasked(job)));
+        converse(&order, host, &secrets, &mut |level| {
+            let broken = checking.take().map(|check| check.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            broken.filter(|broken| !broken.is_empty()).unwrap_or_else(|| permit(level))
+        })
+    });
+    let ended = match conversed {
         Ok(ended) => ended,
         Err(error) => {
             let message = format!("the executor could not be supervised: {error}");
             return Execution::refused(vec![Finding::error(Code::ExecutorFailed, message)]);
         }
     };
-    let Ended { log, printed, refusals, verdict, supervisor: Supervisor { mut process, channel } } = ended;
+    let Ended { log, printed, refusals, verdict, supervisor: Supervisor { process, channel } } = ended;
     let mut verdict = verdict.unwrap_or_else(|| Verdict {
         level: "none".into(),
         fate: Fate::Unstartable("its supervisor ended without a word".into()),
@@ -148,9 +180,7 @@ pub fn execute(job: &Job<'_>, host: &Host<'_>, permit: Permit<'_>) -> Execution 
     drop(channel);
     let harvest =
         collected.and_then(|collected| collected.verify(job.phase)).and_then(|harvest| without_secrets(harvest, &secrets));
-    // Not at the same time as the supervisor does.
-    process.wait().ok();
-    drop(scratch);
+    host.clearing.add(process, scratch);
     let mut warnings = Vec::new();
     if printed > order.bounds.log_bytes {
         let message = format!(
@@ -162,18 +192,20 @@ pub fn execute(job: &Job<'_>, host: &Host<'_>, permit: Permit<'_>) -> Execution 
     Execution { level: verdict.level, exit: spelled(&verdict.fate), log, warnings, harvest }
 }
 
+/// What is wrong with the request.
+fn misasked(job: &Job<'_>) -> Vec<Finding> {
+    let (at, request) = job.request;
+    let broken = match parse("executor request", at.as_str(), request) {
+        Ok(value) => validate(Kind::ExecutorRequest, at.as_str(), request, &value),
+        Err(finding) => vec![finding],
+    };
+    broken.into_iter().map(|finding| Finding { code: Code::RequestInvalid, ..finding }).collect()
+}
+
 type Prepared = (Scratch, Order, Vec<String>);
 
 fn prepare(job: &Job<'_>, config: &ExecutorConfig, host: &Host<'_>) -> Result<Prepared, Vec<Finding>> {
     let (at, request) = job.request;
-    let value = parse("executor request", at.as_str(), request);
-    let broken = match value {
-        Ok(value) => validate(Kind::ExecutorRequest, at.as_str(), request, &value),
-        Err(finding) => vec![finding],
-    };
-    if !broken.is_empty() {
-        return Err(broken.into_iter().map(|finding| Finding { code: Code::RequestInvalid, ..finding }).collect());
-    }
     let words = config.command.as_deref().unwrap_or_default();
     // The program itself is hashed once more by the process that becomes it.
     let arguments = job.executor.programs.iter().filter(|program| Some(&program.path) != words.first());

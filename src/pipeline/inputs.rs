@@ -103,7 +103,7 @@ impl Files for Inputs {
 impl Inputs {
     /// Listing hash of the snapshot.
     pub fn state_key(&self) -> Digest {
-        Digest::of_listing(self.files.iter().map(|(path, file)| (path, file.sha256)))
+        key(&self.files)
     }
 
     /// Listing hash of the policies that decide.
@@ -150,22 +150,71 @@ impl Inputs {
     }
 }
 
+/// The key of a tree's state, by what its documents name: the patterns of inputs, and the files of authorities and templates. `None` where something
+/// stands against one of its files. None of them is read whose hash is known already.
+pub fn key_of(
+    store: &Store,
+    tree: Oid,
+    globs: &Globs,
+    named: impl IntoIterator<Item = RepoPath>,
+) -> Result<Option<Digest>, PipelineError> {
+    let from = From::Tree(tree);
+    let Scan { mut files, mut findings } = always(store, from)?;
+    files.remove(&path(EXECUTOR_CONFIG_PATH));
+    let exact = beyond(named, &files);
+    findings.extend(beside(store, from, globs, &exact, &mut files)?);
+    findings.extend(collisions(&files));
+    Ok(findings.is_empty().then(|| key(&files)))
+}
+
+/// What is named, and neither read in any case nor never.
+fn beyond(named: impl IntoIterator<Item = RepoPath>, files: &BTreeMap<RepoPath, SourceFile>) -> Vec<RepoPath> {
+    let mut exact: BTreeSet<RepoPath> = named.into_iter().collect();
+    exact.retain(|path| !files.contains_key(path) && !is_evidence(path) && path.as_str() != EXECUTOR_CONFIG_PATH);
+    exact.into_iter().collect()
+}
+
+fn key(files: &BTreeMap<RepoPath, SourceFile>) -> Digest {
+    Digest::of_listing(files.iter().map(|(path, file)| (path, file.sha256)))
+}
+
+fn scan(store: &Store, from: From, wanted: &Wanted<'_>) -> Result<Scan, PipelineError> {
+    Ok(match from {
+        From::WorkTree => store.scan_worktree(wanted, ScanLimits::default())?,
+        From::Tree(tree) => store.scan_commit(tree, wanted, ScanLimits::default())?,
+    })
+}
+
+/// What every run reads, and the executor's configuration.
+fn always(store: &Store, from: From) -> Result<Scan, PipelineError> {
+    let globs = Globs::new(["control/**", "policy/**", "schemas/**", AUDIT_MANIFEST_PATH]).unwrap_or_else(|_| empty());
+    let exact = [path(EXECUTOR_CONFIG_PATH)];
+    scan(store, from, &Wanted { globs: &globs, exact: &exact, exclude: &|path| !is_always_read(path) })
+}
+
+/// Adds what the documents name beside that to `files`; what stands against it.
+fn beside(
+    store: &Store,
+    from: From,
+    globs: &Globs,
+    exact: &[RepoPath],
+    files: &mut BTreeMap<RepoPath, SourceFile>,
+) -> Result<Vec<Finding>, PipelineError> {
+    if globs.patterns().is_empty() && exact.is_empty() {
+        return Ok(Vec::new());
+    }
+    let exclude = |path: &RepoPath| is_evidence(path) || path.as_str() == EXECUTOR_CONFIG_PATH;
+    let scanned = scan(store, from, &Wanted { globs, exact, exclude: &exclude })?;
+    files.extend(scanned.files.into_iter().filter(|(path, _)| !is_evidence(path)));
+    Ok(scanned.findings)
+}
+
 /// Takes the snapshot.
 pub fn take(store: &Store, from: From, executor: &ExecutorSource) -> Result<Inputs, PipelineError> {
-    let scan = |globs: &Globs, exact: &[RepoPath], exclude: &dyn Fn(&RepoPath) -> bool| -> Result<Scan, PipelineError> {
-        let wanted = Wanted { globs, exact, exclude };
-        Ok(match from {
-            From::WorkTree => store.scan_worktree(&wanted, ScanLimits::default())?,
-            From::Tree(tree) => store.scan_commit(tree, &wanted, ScanLimits::default())?,
-        })
-    };
     let mut findings = Vec::new();
-    let always = Globs::new(["control/**", "policy/**", "schemas/**", AUDIT_MANIFEST_PATH]).unwrap_or_else(|_| empty());
-    let config_path = path(EXECUTOR_CONFIG_PATH);
-    let first = scan(&always, std::slice::from_ref(&config_path), &|path| !is_always_read(path))?;
-    let Scan { mut files, findings: first_findings } = first;
-    findings.extend(first_findings);
-    let config = files.remove(&config_path);
+    let Scan { mut files, findings: first } = always(store, from)?;
+    findings.extend(first);
+    let config = files.remove(&path(EXECUTOR_CONFIG_PATH));
 
     let mut contents = BTreeMap::new();
     for (path, file) in &files {
@@ -184,12 +233,9 @@ pub fn take(store: &Store, from: From, executor: &ExecutorSource) -> Result<Inpu
     let audit = optional::<AuditManifest>(Kind::AuditManifest, AUDIT_MANIFEST_PATH, &contents);
 
     let (globs, exact) = further(&ledger, &pipeline, &files, &mut findings);
-    if !globs.patterns().is_empty() || !exact.is_empty() {
-        let scanned = scan(&globs, &exact, &|path| is_evidence(path) || path.as_str() == EXECUTOR_CONFIG_PATH)?;
-        // The second scan repeats what the first already said of files that both cover.
-        findings.extend(scanned.findings.into_iter().filter(|f| !findings.contains(f)).collect::<Vec<_>>());
-        files.extend(scanned.files.into_iter().filter(|(path, _)| !is_evidence(path)));
-    }
+    // The second scan repeats what the first already said of files that both cover.
+    let more = beside(store, from, &globs, &exact, &mut files)?;
+    findings.extend(more.into_iter().filter(|f| !findings.contains(f)).collect::<Vec<_>>());
     findings.extend(collisions(&files));
     findings.extend(audit.as_ref().err().cloned().unwrap_or_default());
     findings.extend(selection.as_ref().err().cloned().unwrap_or_default());
@@ -269,10 +315,11 @@ fn further(
     files: &BTreeMap<RepoPath, SourceFile>,
     findings: &mut Vec<Finding>,
 ) -> (Globs, Vec<RepoPath>) {
-    let mut exact: BTreeSet<RepoPath> = ledger.iter().flat_map(|l| &l.document.authority_set).filter_map(|a| a.file()).collect();
+    let authorities = ledger.iter().flat_map(|l| &l.document.authority_set).filter_map(|a| a.file());
+    let templates = pipeline.iter().flat_map(|p| &p.document.r#gen.artifacts).filter_map(|a| a.template.clone());
+    let exact = beyond(authorities.chain(templates), files);
     let mut globs = empty();
     if let Ok(pipeline) = pipeline {
-        exact.extend(pipeline.document.r#gen.artifacts.iter().filter_map(|a| a.template.clone()));
         match Globs::new(&pipeline.document.inputs) {
             Ok(inputs) => globs = inputs,
             Err(error) => findings.push(
@@ -280,8 +327,7 @@ fn further(
             ),
         }
     }
-    exact.retain(|path| !files.contains_key(path) && !is_evidence(path) && path.as_str() != EXECUTOR_CONFIG_PATH);
-    (globs, exact.into_iter().collect())
+    (globs, exact)
 }
 
 fn collisions(files: &BTreeMap<RepoPath, SourceFile>) -> Vec<Finding> {

@@ -64,7 +64,7 @@ impl<'a> Settle<'a> {
         let other = self.store.create_run(&self.state_key, &self.executor_key, tip)?;
         let name = self.store.run_ref(&self.state_key, &self.executor_key)?;
         if other.is_none() {
-            self.store.note_worked_out(&tip);
+            self.store.note_worked_out(&tip, &self.state_key, &self.executor_key);
         }
         Ok(other.map(|other| different(name.to_string(), other)))
     }

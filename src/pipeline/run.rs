@@ -234,11 +234,11 @@ fn known_or_fetched(
 fn known(admitted: &Admitted<'_>, settle: &mut Settle<'_>, judge: &mut dyn Judge) -> Result<Option<Work>, PipelineError> {
     if let Some(tip) = admitted.store.run_tip(&admitted.state_key, &admitted.executor_key)? {
         // A run that came from elsewhere is worked out again before it is believed: what it says of its own CHECK is its maker's word.
-        let believed = admitted.store.worked_out_here(&tip);
+        let believed = admitted.store.worked_out_here(&tip, &admitted.state_key, &admitted.executor_key);
         match admitted.stored(tip, believed, judge)? {
             Ok((output, whole)) => {
                 if !believed && settle.mode == Mode::Run {
-                    admitted.store.note_worked_out(&tip);
+                    admitted.store.note_worked_out(&tip, &admitted.state_key, &admitted.executor_key);
                 }
                 return Ok(Some(Work { output, origin: Origin::Run, whole: Some(whole) }));
             }

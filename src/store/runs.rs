@@ -42,17 +42,19 @@ impl Store {
         }
     }
 
-    /// Whether this clone worked the run out itself, phase by phase. A run that was fetched is not, until that was done.
-    pub fn worked_out_here(&self, tip: &Oid) -> bool {
-        self.common_dir().join(WORKED_OUT).join(tip.to_string()).is_file()
+    /// Whether this clone worked the run out itself, phase by phase and by this version of the program. A run that was fetched is not, until that
+    /// was done.
+    pub fn worked_out_here(&self, tip: &Oid, state_key: &Digest, executor_key: &Digest) -> bool {
+        let note = std::fs::read(self.common_dir().join(WORKED_OUT).join(tip.to_string()));
+        note.is_ok_and(|note| note == worked_out(state_key, executor_key).as_bytes())
     }
 
     /// Notes that this clone worked the run out itself. That is no truth, and nothing waits for the disk: without the note the run is worked out
     /// once more, which is all that a note which cannot be written costs.
-    pub fn note_worked_out(&self, tip: &Oid) {
+    pub fn note_worked_out(&self, tip: &Oid, state_key: &Digest, executor_key: &Digest) {
         let folder = self.common_dir().join(WORKED_OUT);
         if !self.is_read_only() && self.create_dirs(&folder, self.common_dir()).is_ok() {
-            std::fs::write(folder.join(tip.to_string()), b"").ok();
+            std::fs::write(folder.join(tip.to_string()), worked_out(state_key, executor_key)).ok();
         }
     }
 
@@ -65,4 +67,9 @@ impl Store {
         };
         Ok(self.refs_under("refs/cbia/runs/")?.into_iter().filter_map(listing).collect())
     }
+}
+
+/// What a note says: what the run answers, and who says so.
+fn worked_out(state_key: &Digest, executor_key: &Digest) -> String {
+    format!("{state_key} {executor_key} {}\n", env!("CARGO_PKG_VERSION"))
 }

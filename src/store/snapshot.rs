@@ -132,7 +132,7 @@ pub enum ScanError {
 impl Store {
     /// The wanted files of the tree `tree`, exactly as they are stored.
     pub fn scan_commit(&self, tree: Oid, wanted: &Wanted<'_>, limits: ScanLimits) -> Result<Scan, ScanError> {
-        let mut stats = StatCache::load(self.repo.git_dir(), self.repo.object_hash());
+        let mut stats = StatCache::load_digests(self.repo.git_dir(), self.repo.object_hash());
         let mut found = Found::new(wanted, limits);
         scan_tree(&self.repo, tree, b"", &mut found, &mut stats)?;
         if !self.read_only {

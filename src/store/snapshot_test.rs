@@ -497,3 +497,33 @@ fn an_index_as_old_as_the_file_does_not_vouch_for_it() {
     }
     assert_eq!(f.scan(&["in/**"]).files.values().next().unwrap().sha256, Digest::of(b"new"));
 }
+
+#[test]
+fn what_a_tree_teaches_is_noted_beside_what_is_known_of_files() {
+    use crate::store::stat::StatCache;
+    let f = Fixture::new();
+    // git's index knows nothing of them.
+    f.write(&[("in/a", "1"), ("in/b", "2")]);
+    // An entry as old as the cache itself is not believed, whatever it says.
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let scan = f.scan(&["in/**"]);
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    f.scan(&["in/**"]);
+    let store = f.store();
+    let stats = || StatCache::load(store.repo.git_dir(), store.repo.object_hash());
+    let known = |stats: &StatCache| stats.known_inputs();
+    let before = known(&stats());
+    assert_eq!(before.len(), 2);
+    f.write(&[("other/c", "3")]);
+    f.commit_all();
+    let tree = store.tree_of(&store.resolve("HEAD").unwrap()).unwrap();
+    let globs = Globs::new(["**"]).unwrap();
+    let wanted = Wanted { globs: &globs, exact: &[], exclude: &|_| false };
+    let found = store.scan_commit(tree, &wanted, ScanLimits::default()).unwrap();
+    let after = stats();
+    assert_eq!(known(&after), before);
+    for file in found.files.values() {
+        assert_eq!(after.digest(&file.id), Some((file.sha256, file.bytes)));
+    }
+    assert!(found.files.len() > scan.files.len());
+}

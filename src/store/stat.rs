@@ -108,6 +108,15 @@ impl StatCache {
         Self { folder, hash, loaded, inputs: BTreeMap::new(), outputs: BTreeMap::new(), digests: HashMap::new() }
     }
 
+    /// Loads what is known of blobs, and nothing of files: those are not asked for where a tree is read. What is learnt is saved beside the rest.
+    pub(in crate::store) fn load_digests(git_dir: &Path, hash: gix::hash::Kind) -> Self {
+        let folder = git_dir.join("cbia");
+        let digests = Contents::bytes(&folder.join("stat")).and_then(|(bytes, _)| Some(Contents::head(&bytes, hash)?.0.digests));
+        // Without a stamp it counts as another file than the one that is there, which is read as a whole before it is written again.
+        let loaded = Contents { digests: digests.unwrap_or_default(), ..Contents::default() };
+        Self { folder, hash, loaded, inputs: BTreeMap::new(), outputs: BTreeMap::new(), digests: HashMap::new() }
+    }
+
     /// Waits for the right to change the outputs, at most a minute.
     pub(in crate::store) fn lock(git_dir: &Path) -> io::Result<StatLock> {
         let folder = git_dir.join("cbia");
@@ -205,6 +214,11 @@ impl StatCache {
         }
     }
 
+    #[cfg(test)]
+    pub(in crate::store) fn known_inputs(&self) -> Vec<RepoPath> {
+        self.loaded.inputs.keys().cloned().collect()
+    }
+
     fn is_changed(&self) -> bool {
         !(self.inputs.is_empty() && self.outputs.is_empty() && self.digests.is_empty())
     }
@@ -256,34 +270,42 @@ impl Contents {
     }
 
     fn read(path: &Path, hash: gix::hash::Kind) -> Option<Self> {
+        let (bytes, stamp) = Self::bytes(path)?;
+        let (mut contents, [inputs, outputs], mut rest) = Self::head(&bytes, hash)?;
+        contents.stamp = Some(stamp);
+        for at in 0..inputs.checked_add(outputs)? {
+            let (path, entry) = rest.entry(hash)?;
+            if at < inputs { &mut contents.inputs } else { &mut contents.outputs }.insert(path, entry);
+        }
+        rest.0.is_empty().then_some(contents)
+    }
+
+    /// The file's bytes, and its stamp.
+    fn bytes(path: &Path) -> Option<(Vec<u8>, (i64, u64))> {
         let stamp = stamp_of(path)?;
         if std::fs::symlink_metadata(path).ok()?.len() > MAX_BYTES {
             return None;
         }
         let bytes = std::fs::read(path).ok()?;
         // A file that was replaced between the two calls is not the one of the stamp.
-        (stamp_of(path)? == stamp).then_some(())?;
-        Self::decode(&bytes, hash, stamp)
+        (stamp_of(path)? == stamp).then_some((bytes, stamp))
     }
 
-    fn decode(bytes: &[u8], hash: gix::hash::Kind, stamp: (i64, u64)) -> Option<Self> {
+    /// What is known of blobs, how many inputs and outputs follow, and these.
+    fn head(bytes: &[u8], hash: gix::hash::Kind) -> Option<(Self, [u64; 2], Reader<'_>)> {
         let (body, checksum) = bytes.split_last_chunk::<4>()?;
         (crc32fast::hash(body) == u32::from_le_bytes(*checksum)).then_some(())?;
         let mut rest = Reader(body);
         (rest.take(MAGIC.len())? == MAGIC).then_some(())?;
         (rest.take(2)? == [VERSION, hash.len_in_bytes() as u8]).then_some(())?;
         let [digests, inputs, outputs] = [rest.number()?, rest.number()?, rest.number()?];
-        let mut contents = Self { stamp: Some(stamp), ..Self::default() };
+        let mut contents = Self::default();
         for _ in 0..digests {
             let id = Oid::try_from(rest.take(hash.len_in_bytes())?).ok()?;
             let sha256 = rest.digest()?;
             contents.digests.insert(id, (sha256, rest.number()?));
         }
-        for at in 0..inputs.checked_add(outputs)? {
-            let (path, entry) = rest.entry(hash)?;
-            if at < inputs { &mut contents.inputs } else { &mut contents.outputs }.insert(path, entry);
-        }
-        rest.0.is_empty().then_some(contents)
+        Some((contents, [inputs, outputs], rest))
     }
 }
 

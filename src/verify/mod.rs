@@ -8,6 +8,7 @@
 //! - `paths`: which paths are generated, by the declaration of the commit and of the one before it.
 //! - `state`: a tree's state, and the runs of it that hold.
 //! - `trust`: whose word a run needs, and who gave it.
+//! - `glance`: what shows without deriving anything.
 //! - `search`: what the known runs have to say about single files.
 //! - `cover`: the rule for single artifacts, where a state has no run.
 //! - `limits`: how much is done for one push.
@@ -20,6 +21,7 @@
 mod cover;
 mod diagnose;
 pub mod evidence;
+mod glance;
 mod limits;
 mod namespaces;
 mod paths;
@@ -83,6 +85,8 @@ pub struct Means<'a> {
     pub trust: Trust,
     /// What is done at most.
     pub limits: Limits,
+    /// Whether runs that this clone worked out itself are believed, as it noted when it did: at a door for its own work.
+    pub own_work: bool,
 }
 
 /// How an artifact came to be let through.

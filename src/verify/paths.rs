@@ -5,20 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::limits::{Budget, not_walked};
 use super::unreadable;
-use crate::document::authority_ledger::AuthorityLedger;
 use crate::document::finding::{Code, Finding};
 use crate::document::glob::Globs;
 use crate::document::path::{RepoPath, printable};
 use crate::document::pipeline::Pipeline;
 use crate::document::schema::{Kind, Sealed, load};
-use crate::gate::authority::LEDGER_PATH;
-use crate::gate::paths::{EXECUTOR_CONFIG_PATH, PIPELINE_PATH, is_always_read};
+use crate::gate::paths::PIPELINE_PATH;
 use crate::store::compare::{Interest, Thing};
 use crate::store::tree::TreeLimits;
 use crate::store::{Oid, Store};
 
 /// The largest document that is read from a commit, in bytes.
-const MAX_DOCUMENT: u64 = 64 << 20;
+pub(super) const MAX_DOCUMENT: u64 = 64 << 20;
 
 /// A document of a tree: absent, readable, or why not.
 pub fn document<T: serde::de::DeserializeOwned>(
@@ -47,9 +45,9 @@ pub fn pipeline(store: &Store, tree: Oid) -> Result<Option<Sealed<Pipeline>>, Ve
     document(store, tree, Kind::Pipeline, PIPELINE_PATH)
 }
 
-/// The blob that holds a tree's declaration, whatever it says.
-pub fn pipeline_blob(store: &Store, tree: Oid) -> Option<Oid> {
-    store.thing_at(tree, PIPELINE_PATH).ok().flatten().map(Thing::id)
+/// The blob at a path of a tree, whatever it says.
+pub fn blob_at(store: &Store, tree: Oid, at: &str) -> Option<Oid> {
+    store.thing_at(tree, at).ok().flatten().map(Thing::id)
 }
 
 /// Where files are generated.
@@ -186,50 +184,8 @@ impl Interest for GenPaths {
     }
 }
 
-/// Everything that decides what a tree's generated files should be, and these files themselves: where nothing of it differs between two
-/// trees, one is in order if the other is.
-pub struct Deciding<'a> {
-    gen_paths: &'a GenPaths,
-    inputs: Globs,
-    exact: BTreeSet<String>,
-}
-
-impl<'a> Deciding<'a> {
-    /// For a tree with this declaration.
-    pub fn new(store: &Store, tree: Oid, own: Option<&Pipeline>, gen_paths: &'a GenPaths) -> Result<Self, Vec<Finding>> {
-        let patterns = own.map(|p| p.inputs.as_slice()).unwrap_or_default();
-        let inputs = Globs::new(patterns).map_err(|error| {
-            vec![Finding::error(Code::PatternInvalid, error.to_string()).at(PIPELINE_PATH).hint("mend the pattern in inputs")]
-        })?;
-        let ledger = document::<AuthorityLedger>(store, tree, Kind::AuthorityLedger, LEDGER_PATH)?;
-        let authorities = ledger.iter().flat_map(|l| &l.document.authority_set).filter_map(|authority| authority.file());
-        let templates = own.iter().flat_map(|p| &p.r#gen.artifacts).filter_map(|artifact| artifact.template.clone());
-        let exact = authorities.chain(templates).map(|path| path.as_str().to_owned()).collect();
-        Ok(Self { gen_paths, inputs, exact })
-    }
-}
-
-impl Interest for Deciding<'_> {
-    fn may_hold(&self, _folder: &[u8]) -> bool {
-        true
-    }
-
-    fn holds(&self, path: &[u8]) -> bool {
-        let Ok(text) = std::str::from_utf8(path) else { return self.gen_paths.holds(path) };
-        let control = ["control/", "policy/", "schemas/"].iter().any(|folder| text.starts_with(folder));
-        let read = text.parse::<RepoPath>().map_or(control, |path| is_always_read(&path));
-        read
-            || text == EXECUTOR_CONFIG_PATH
-            // One of these folders may itself be a file or a link.
-            || ["control", "policy", "schemas", "assurance"].contains(&text)
-            || self.exact.contains(text)
-            || self.inputs.matches_bytes(path)
-            || self.gen_paths.holds(path)
-    }
-}
-
 /// Whether `path` is `folder` or lies below it; everything lies below the empty path.
-fn is_at_or_below(path: &[u8], folder: &[u8]) -> bool {
+pub(super) fn is_at_or_below(path: &[u8], folder: &[u8]) -> bool {
     folder.is_empty() || path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::evidence::Run;
-use super::paths::{Deciding, GenPaths, document, pipeline, pipeline_blob};
+use super::paths::{GenPaths, blob_at, document, pipeline};
 use super::trust::all;
 use super::{Covered, TreeVerdict, Verifier, VerifyError, cut, diagnose, unique, unreadable};
 use crate::document::capsule::Capsule;
@@ -14,10 +14,9 @@ use crate::document::json;
 use crate::document::path::RepoPath;
 use crate::document::schema::Kind;
 use crate::executor::resolve;
-use crate::gate::paths::{CAPSULE_PATH, EXECUTOR_CONFIG_PATH, SNAPSHOT_FOLDER};
+use crate::gate::paths::{CAPSULE_PATH, EXECUTOR_CONFIG_PATH, PIPELINE_PATH, SNAPSHOT_FOLDER};
 use crate::pipeline::inputs::{self, ExecutorSource, From, Inputs};
 use crate::pipeline::rederive::{Forgetful, Gates, Held, gates, hold};
-use crate::store::tree::TreeLimits;
 use crate::store::{Oid, Store};
 
 /// A stored run, derived again from its own snapshot.
@@ -64,10 +63,15 @@ impl Verifier<'_> {
     }
 
     fn judge(&mut self, tree: Oid, before: Option<Oid>, trusted: bool) -> Result<Result<TreeVerdict, VerifyError>, Vec<Finding>> {
+        match self.at_a_glance(tree, before, trusted) {
+            Ok(Some(verdict)) => return Ok(Ok(verdict)),
+            Ok(None) => {}
+            Err(error) => return Ok(Err(error)),
+        }
         let own = pipeline(self.store, tree)?;
         // What cannot be read before this commit declares nothing; that it could not be read was told when it was pushed.
         let declares_the_same =
-            |before: Oid| own.is_some() && pipeline_blob(self.store, before) == pipeline_blob(self.store, tree);
+            |before: Oid| own.is_some() && blob_at(self.store, before, PIPELINE_PATH) == blob_at(self.store, tree, PIPELINE_PATH);
         let previous = match before {
             // The same declaration counts once, and is read once.
             Some(before) if declares_the_same(before) => None,
@@ -79,11 +83,6 @@ impl Verifier<'_> {
             return Ok(Ok(TreeVerdict::default()));
         }
         let paths = GenPaths::new(own, previous)?;
-        if let (Some(before), true) = (before, trusted)
-            && self.is_unchanged(tree, before, &Deciding::new(self.store, tree, own, &paths)?)
-        {
-            return Ok(Ok(TreeVerdict::default()));
-        }
         let (files, findings) = paths.things(self.store, tree, &self.budgets.names).map_err(|finding| vec![finding])?;
         if own.is_none_or(|p| p.r#gen.artifacts.is_empty()) && files.is_empty() && findings.is_empty() {
             return Ok(Ok(TreeVerdict::default()));
@@ -102,15 +101,6 @@ impl Verifier<'_> {
         let odd = findings.iter().filter_map(|finding| finding.path.clone()).collect();
         let subject = Subject { tree, inputs: &inputs, files: &files, odd, paths: &paths, config };
         Ok(self.judge_state(&subject, findings))
-    }
-
-    /// Whether nothing differs that decides about generated files, or is one.
-    fn is_unchanged(&self, tree: Oid, before: Oid, deciding: &Deciding<'_>) -> bool {
-        tree == before
-            || self
-                .store
-                .compare_within(Some(before), Some(tree), deciding, TreeLimits::default(), self.budgets.names.left())
-                .is_ok_and(|found| found.is_empty())
     }
 
     fn judge_state(&mut self, subject: &Subject<'_>, mut findings: Vec<Finding>) -> Result<TreeVerdict, VerifyError> {
@@ -273,17 +263,9 @@ impl Verifier<'_> {
 
 impl Subject<'_> {
     /// Whether a run by this executor may stand for the tree: the one that it configures, with the programs that it holds, where it
-    /// configures one. Where it does not, the environment may have named one, and the capsule says which.
+    /// configures one.
     pub fn accepts(&self, executor: &GenExecutor) -> bool {
-        let sound = match &executor.config {
-            None => executor.kind == ExecutorKind::Builtin && executor.programs.is_empty(),
-            Some(config) => executor.kind == config.kind && executor.version == config.version,
-        };
-        let configured = match (&self.config, &executor.config) {
-            (None, _) => true,
-            (Some(wanted), Some(had)) => json::canonical(&json::to_value(wanted)) == json::canonical(&json::to_value(had)),
-            (Some(_), None) => false,
-        };
+        let configured = is_configured(self.config.as_ref(), executor);
         // The repository's own scripts are those of this tree; programs of a machine are what the capsule says they were there.
         let words = executor.config.iter().flat_map(|config| config.command.iter().flatten());
         let seen = |word: &String| {
@@ -294,7 +276,7 @@ impl Subject<'_> {
         let wanted: Vec<_> = words.filter_map(seen).collect();
         let own = executor.programs.iter().filter(|program| !program.path.starts_with('/'));
         let had: Vec<_> = own.map(|program| (program.path.clone(), program.sha256)).collect();
-        sound && configured && wanted == had
+        configured && wanted == had
     }
 
     /// The executor that the tree configures, as far as that can be told without the machine it ran on.
@@ -327,8 +309,23 @@ impl Subject<'_> {
     }
 }
 
+/// Whether a tree with this configuration asks for this executor, as far as the configuration says. Where there is none, the environment may have
+/// named one, and the capsule says which.
+pub(super) fn is_configured(config: Option<&ExecutorConfig>, executor: &GenExecutor) -> bool {
+    let sound = match &executor.config {
+        None => executor.kind == ExecutorKind::Builtin && executor.programs.is_empty(),
+        Some(config) => executor.kind == config.kind && executor.version == config.version,
+    };
+    let same = match (config, &executor.config) {
+        (None, _) => true,
+        (Some(wanted), Some(had)) => json::canonical(&json::to_value(wanted)) == json::canonical(&json::to_value(had)),
+        (Some(_), None) => false,
+    };
+    sound && same
+}
+
 /// The executor and the snapshot of a run.
-fn parts(store: &Store, run: &Run) -> Result<(GenExecutor, Oid), Finding> {
+pub(super) fn parts(store: &Store, run: &Run) -> Result<(GenExecutor, Oid), Finding> {
     let refuse = |error: &dyn std::error::Error| {
         unreadable(&format!("the stored run {} cannot be read", diagnose::short(run)), error).at(&run.name)
     };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use git_cbia::document::digest::Digest;
-use git_cbia::executor::external::Host;
+use git_cbia::executor::external::{Clearing, Host};
 use git_cbia::pipeline::{Rerun, rerun};
 use git_cbia::policy::Cage;
 use git_cbia::store::{Oid, Store};
@@ -504,7 +504,13 @@ fn authorities_of_the_same_bytes_are_not_mixed_up() {
 fn again(repo: &Repo, run: &str) -> Vec<(String, String, String)> {
     let store = Store::open(repo.path()).unwrap();
     let variable = |_: &str| None;
-    let host = Host { program: PROGRAM.into(), temporary: PathBuf::from(repo.outside()), variable: &variable, show: &|_| () };
+    let host = Host {
+        program: PROGRAM.into(),
+        temporary: PathBuf::from(repo.outside()),
+        variable: &variable,
+        show: &|_| (),
+        clearing: Clearing::default(),
+    };
     let cage = Cage::new(Path::new(PROGRAM));
     let run = Oid::from_hex(run.as_bytes()).unwrap();
     let findings = rerun(&store, &Rerun { run, cage: &cage, host: &host }).unwrap();

@@ -132,3 +132,69 @@ fn damaged_and_missing_objects_are_never_in_order() {
         std::fs::rename(&aside, loose(&id)).unwrap();
     }
 }
+
+/// What a tree comes to where no policy can be asked: an error unless it is told without deriving anything.
+fn at_its_own_door(repo: &Repo, own_work: bool) -> Vec<String> {
+    use git_cbia::policy::Cage;
+    use git_cbia::store::{Store, attest::Trust};
+    use git_cbia::verify::{Evidence, Limits, Means, Subject, Update, Verifier};
+
+    let store = Store::open(repo.path()).unwrap();
+    let cage = Cage::new("/nonexistent".as_ref());
+    let means = Means { cage: &cage, trust: Trust::Content, limits: Limits::default(), own_work };
+    let new = Some(store.resolve("HEAD").unwrap());
+    let update = Update { name: Some("refs/heads/main".into()), old: None, new };
+    let subject = Subject { judged: true, ..Subject::default() };
+    let outcome = Verifier::new(&store, Evidence::of(&store), means).update(&update, &subject).unwrap();
+    outcome.findings.into_iter().map(|finding| finding.code.to_string()).collect()
+}
+
+#[test]
+fn what_this_clone_worked_out_is_believed_at_its_own_door_only() {
+    let repo = committed();
+    let (name, run) = repo.only_ref("refs/cbia/runs");
+    assert_eq!(at_its_own_door(&repo, true), [""; 0]);
+    assert_ne!(at_its_own_door(&repo, false), [""; 0]);
+    // Without its note the run is one like any other.
+    let note = format!(".git/cbia/worked-out/{run}");
+    let text = repo.read(&note);
+    for other in ["", &text.replace(' ', "  "), &text.replacen(&text[..1], if text.starts_with('0') { "1" } else { "0" }, 1)] {
+        repo.write(&note, other);
+        assert_ne!(at_its_own_door(&repo, true), [""; 0], "{other}");
+    }
+    repo.write(&note, &text);
+    assert_eq!(at_its_own_door(&repo, true), [""; 0]);
+    // A note counts for the state that it was made for, whatever another name claims.
+    let (state, executor) = name["refs/cbia/runs/".len()..].split_once('/').unwrap();
+    repo.replace("data/words.txt", "one", "1");
+    repo.commit();
+    let refused = at_its_own_door(&repo, true);
+    let other = repo.cbia(["status", "--json"]).json()["state_key"].as_str().unwrap().to_owned();
+    assert_ne!(other, state);
+    repo.git(["update-ref", &format!("refs/cbia/remotes/origin/runs/{other}/{executor}"), &run]);
+    assert_ne!(at_its_own_door(&repo, true), [""; 0]);
+    assert!(!refused.is_empty());
+}
+
+#[test]
+fn at_its_own_door_too_every_generated_file_counts() {
+    let spoil: [(&str, &dyn Fn(&Repo)); 6] = [
+        ("edited", &|repo| repo.replace(NOTE, "brief", "Brief")),
+        ("deleted", &|repo| std::fs::remove_file(repo.path().join(NOTE)).unwrap()),
+        ("added", &|repo| repo.write("out/stray.md", "x")),
+        ("executable", &|repo| drop(repo.git(["update-index", "--chmod=+x", NOTE]))),
+        ("by another executor", &|repo| repo.write("control/runtime/gen_executor.json", r#"{"kind": "local", "version": "2"}"#)),
+        ("of another input", &|repo| repo.write("control/more.txt", "x")),
+    ];
+    for (what, spoil) in spoil {
+        let repo = committed();
+        assert_eq!(at_its_own_door(&repo, true), [""; 0]);
+        spoil(&repo);
+        if what == "executable" {
+            repo.git(["commit", "-qm", what]);
+        } else {
+            repo.commit();
+        }
+        assert_ne!(at_its_own_door(&repo, true), [""; 0], "{what}");
+    }
+}

@@ -1,0 +1,192 @@
+//! What can be told of a tree without deriving anything: that nothing changed that matters, or that its run was worked out here.
+//!
+//! Only what is in order is told here. Whatever is not seen to be at once is looked at as a whole, which says what is wrong with it. Documents are
+//! read without their schemas: they are those of a tree that vouches, or of a state that was worked out.
+
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashSet};
+
+use super::evidence::Run;
+use super::paths::{MAX_DOCUMENT, blob_at, document, is_at_or_below};
+use super::state::{is_configured, parts};
+use super::{TreeVerdict, Verifier, VerifyError};
+use crate::document::authority_ledger::AuthorityLedger;
+use crate::document::executor::ExecutorConfig;
+use crate::document::glob::Globs;
+use crate::document::path::RepoPath;
+use crate::document::pipeline::{Outline, Text};
+use crate::document::schema::Kind;
+use crate::gate::authority::LEDGER_PATH;
+use crate::gate::paths::{AUDIT_MANIFEST_PATH, EXECUTOR_CONFIG_PATH, PIPELINE_PATH, is_always_read};
+use crate::pipeline::inputs;
+use crate::store::compare::{Everything, Interest};
+use crate::store::tree::TreeLimits;
+use crate::store::{Oid, Store};
+
+impl Verifier<'_> {
+    /// The verdict of a tree that is in order, if that shows at once.
+    pub(super) fn at_a_glance(
+        &mut self,
+        tree: Oid,
+        before: Option<Oid>,
+        trusted: bool,
+    ) -> Result<Option<TreeVerdict>, VerifyError> {
+        if let (Some(before), true) = (before, trusted)
+            && self.is_unchanged(tree, before) == Some(true)
+        {
+            return Ok(Some(TreeVerdict::default()));
+        }
+        if self.means.own_work { self.worked_out(tree, before) } else { Ok(None) }
+    }
+
+    /// Whether nothing differs that decides what the generated files should be, or is one of them.
+    fn is_unchanged(&self, tree: Oid, before: Oid) -> Option<bool> {
+        let changed = self
+            .store
+            .compare_within(Some(before), Some(tree), &Everything, TreeLimits::default(), self.budgets.names.left())
+            .ok()?;
+        if changed.iter().any(|difference| decides_always(&difference.path)) {
+            return Some(false);
+        }
+        let pipeline = bytes_at(self.store, tree, PIPELINE_PATH)?;
+        let outline: Outline<'_> = serde_json::from_slice(&pipeline).ok()?;
+        let (generated, named) = (Generated::new([&outline])?, Named::new(self.store, tree, &outline)?);
+        Some(!changed.iter().any(|difference| generated.holds(&difference.path) || named.holds(&difference.path)))
+    }
+
+    /// The verdict of a tree whose run this clone worked out itself, where its word counts. The run's commit names every byte of it, so that
+    /// nothing is left to see but that the tree has its state, its executor, and its files.
+    fn worked_out(&mut self, tree: Oid, before: Option<Oid>) -> Result<Option<TreeVerdict>, VerifyError> {
+        let Some(pipeline) = bytes_at(self.store, tree, PIPELINE_PATH) else { return Ok(None) };
+        let before = before.and_then(|before| bytes_at(self.store, before, PIPELINE_PATH)).filter(|before| *before != pipeline);
+        let Ok(outline) = serde_json::from_slice::<Outline<'_>>(&pipeline) else { return Ok(None) };
+        // What cannot be read declares nothing.
+        let previous = before.as_deref().and_then(|bytes| serde_json::from_slice::<Outline<'_>>(bytes).ok());
+        let (Some(generated), Some(named)) =
+            (Generated::new([&outline].into_iter().chain(&previous)), Named::new(self.store, tree, &outline))
+        else {
+            return Ok(None);
+        };
+        let Some(exact) = named.exact.iter().map(|path| path.parse().ok()).collect::<Option<Vec<RepoPath>>>() else {
+            return Ok(None);
+        };
+        let Ok(Some(state_key)) = inputs::key_of(self.store, tree, &named.inputs, exact) else { return Ok(None) };
+        for run in self.evidence.of_state(&state_key)? {
+            if self.store.worked_out_here(&run.tip, &run.state_key, &run.executor_key)
+                && self.is_asked_for(tree, &run)
+                && self.doubts(&run)?.is_empty()
+                && self.has_files_of(tree, &run, &generated)
+            {
+                let rests_on = vec![run.clone()];
+                return Ok(Some(TreeVerdict { state_key: Some(state_key), run: Some(run), rests_on, ..TreeVerdict::default() }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the tree configures the executor of the run. The executor's scripts are part of the state.
+    fn is_asked_for(&self, tree: Oid, run: &Run) -> bool {
+        let config = document::<ExecutorConfig>(self.store, tree, Kind::ExecutorConfig, EXECUTOR_CONFIG_PATH);
+        let (Ok(config), Ok((executor, _))) = (config, parts(self.store, run)) else { return false };
+        executor.key() == run.executor_key && is_configured(config.as_ref().map(|config| &config.document), &executor)
+    }
+
+    /// Whether exactly the run's files lie at the generated paths.
+    fn has_files_of(&self, tree: Oid, run: &Run, generated: &Generated<'_>) -> bool {
+        let Ok(made) = self.store.tree_of(&run.tip) else { return false };
+        self.store.compare(Some(made), Some(tree), generated, TreeLimits::default()).is_ok_and(|found| found.is_empty())
+    }
+}
+
+fn bytes_at(store: &Store, tree: Oid, at: &str) -> Option<Vec<u8>> {
+    store.read_blob(&blob_at(store, tree, at)?, MAX_DOCUMENT).ok()
+}
+
+/// Whether a change at this path matters because of where it is, whatever is declared.
+fn decides_always(path: &[u8]) -> bool {
+    const FOLDERS: [&[u8]; 3] = [b"control", b"policy", b"schemas"];
+    let Some(folder) = FOLDERS.into_iter().find(|folder| is_at_or_below(path, folder)) else {
+        // A folder on the way may itself be a file or a link.
+        return is_at_or_below(AUDIT_MANIFEST_PATH.as_bytes(), path);
+    };
+    let text = std::str::from_utf8(path).ok();
+    let valid = text.and_then(|text| text.parse::<RepoPath>().ok());
+    path == folder || text == Some(EXECUTOR_CONFIG_PATH) || valid.is_none_or(|path| is_always_read(&path))
+}
+
+/// The paths where files are generated, by one declaration or several.
+struct Generated<'a> {
+    globs: Globs,
+    roots: Vec<Vec<u8>>,
+    /// The artifacts, as a file system that ignores case names them.
+    artifacts: HashSet<Cow<'a, str>>,
+}
+
+impl<'a> Generated<'a> {
+    fn new(outlines: impl IntoIterator<Item = &'a Outline<'a>>) -> Option<Self> {
+        let (mut patterns, mut artifacts) = (Vec::new(), HashSet::new());
+        for outline in outlines {
+            patterns.extend(outline.r#gen.generated.iter().map(|Text(pattern)| pattern));
+            artifacts.extend(outline.r#gen.artifacts.iter().map(|artifact| folded(&artifact.path.0)));
+        }
+        let globs = Globs::new(patterns).ok()?;
+        let roots = globs.prefixes().into_iter().map(|root| root.to_lowercase().into_bytes()).collect();
+        Some(Self { globs, roots, artifacts })
+    }
+}
+
+impl Interest for Generated<'_> {
+    fn may_hold(&self, folder: &[u8]) -> bool {
+        let folder = String::from_utf8_lossy(folder).to_lowercase().into_bytes();
+        self.roots.iter().any(|root| is_at_or_below(root, &folder) || is_at_or_below(&folder, root))
+            || self.artifacts.iter().any(|path| is_at_or_below(path.as_bytes(), &folder))
+    }
+
+    fn holds(&self, path: &[u8]) -> bool {
+        let is_artifact = || std::str::from_utf8(path).is_ok_and(|path| self.artifacts.contains(&folded(path)));
+        // What lies where a folder of generated files should be.
+        let is_above = || {
+            let longer = || self.roots.iter().filter(|root| root.len() >= path.len() && !path.is_empty());
+            let folded = longer().next().map(|_| String::from_utf8_lossy(path).to_lowercase().into_bytes());
+            folded.is_some_and(|path| longer().any(|root| is_at_or_below(root, &path)))
+        };
+        self.globs.matches_bytes(path) || is_artifact() || is_above()
+    }
+}
+
+/// As [`RepoPath::fold_key`] does it.
+fn folded(path: &str) -> Cow<'_, str> {
+    let lower = path.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase());
+    if lower { Cow::Borrowed(path) } else { Cow::Owned(path.to_lowercase()) }
+}
+
+/// What the documents of a tree name beside what decides always.
+struct Named {
+    inputs: Globs,
+    /// Authorities and templates.
+    exact: BTreeSet<String>,
+}
+
+impl Named {
+    fn new(store: &Store, tree: Oid, outline: &Outline<'_>) -> Option<Self> {
+        let inputs = Globs::new(outline.inputs.iter().map(|Text(pattern)| pattern)).ok()?;
+        let mut exact = BTreeSet::new();
+        // Most name the one that was named before.
+        let mut last = "";
+        for Text(template) in outline.r#gen.artifacts.iter().filter_map(|artifact| artifact.template.as_ref()) {
+            if template != last {
+                exact.insert(template.clone().into_owned());
+                last = template;
+            }
+        }
+        if let Some(bytes) = bytes_at(store, tree, LEDGER_PATH) {
+            let ledger: AuthorityLedger = serde_json::from_slice(&bytes).ok()?;
+            exact.extend(ledger.authority_set.iter().filter_map(|authority| authority.file()).map(String::from));
+        }
+        Some(Self { inputs, exact })
+    }
+
+    fn holds(&self, path: &[u8]) -> bool {
+        self.inputs.matches_bytes(path) || std::str::from_utf8(path).is_ok_and(|path| self.exact.contains(path))
+    }
+}
