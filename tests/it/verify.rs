@@ -178,7 +178,8 @@ fn what_this_clone_worked_out_is_believed_at_its_own_door_only() {
 
 #[test]
 fn at_its_own_door_too_every_generated_file_counts() {
-    let spoil: [(&str, &dyn Fn(&Repo)); 6] = [
+    type Spoil<'a> = (&'a str, &'a dyn Fn(&Repo));
+    let spoil: [Spoil<'_>; 6] = [
         ("edited", &|repo| repo.replace(NOTE, "brief", "Brief")),
         ("deleted", &|repo| std::fs::remove_file(repo.path().join(NOTE)).unwrap()),
         ("added", &|repo| repo.write("out/stray.md", "x")),
