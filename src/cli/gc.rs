@@ -166,8 +166,7 @@ fn evict(context: &Context<'_>, args: &Args, named: Option<&str>, ui: &mut Ui) -
 fn rested_on(context: &Context<'_>, findings: &mut Vec<Finding>) -> Result<Rested, CommandError> {
     let store = context.store;
     let cage = context.environment.cage();
-    let means =
-        Means { cage: &cage, trust: Trust::Content, limits: Limits { runs: usize::MAX, ..Limits::default() }, own_work: true };
+    let means = Means { cage: &cage, trust: Trust::Content, limits: Limits::own(), own_work: true };
     let mut verifier = Verifier::new(store, Evidence::of(store), means);
     let mut rested = Rested::default();
     let mut seen = std::collections::BTreeSet::new();

@@ -65,15 +65,13 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
     let base = ["HEAD", "main", "master"].iter().find_map(|name| seen(&tracked, &format!("{theirs}{name}")));
     let known: Vec<Oid> = tracked.iter().map(|(_, id)| *id).collect();
     let cage = context.environment.cage();
-    let means = Means {
-        cage: &cage,
-        trust: store.trust().map_err(CommandError::found)?,
-        limits: Limits { runs: usize::MAX, ..Limits::default() },
-        own_work: true,
-    };
+    let means = Means { cage: &cage, trust: store.trust().map_err(CommandError::found)?, limits: Limits::own(), own_work: true };
     // A run that is pushed by name is here already.
     let mut verifier = Verifier::new(store, Evidence::of(store), means);
     let (mut findings, mut left_alone) = (Vec::new(), 0);
+    if !updates.iter().any(|update| update.name.as_deref().is_some_and(is_exempt)) {
+        verifier.walk(&updates, &known);
+    }
     for update in &updates {
         if update.name.as_deref().is_some_and(is_exempt) {
             left_alone += 1;
@@ -99,6 +97,10 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
         let verified = updates.len() - left_alone;
         let evidence = match uploaded {
             Uploaded::There(0) => String::new(),
+            Uploaded::Apart(count, namespace) => format!(
+                ", {} uploaded first, below {namespace}, which counts where the server's cbia.evidenceNamespace says so",
+                counted(count, "ref of evidence", "refs of evidence")
+            ),
             Uploaded::There(count) => format!(", {} uploaded first", counted(count, "ref of evidence", "refs of evidence")),
             Uploaded::Left => ", the evidence not uploaded: cbia.push is never".to_owned(),
         };
@@ -115,6 +117,8 @@ fn seen(tracked: &[(String, Oid)], name: &str) -> Option<Oid> {
 enum Uploaded {
     /// The remote has it, and so many refs of it are new there.
     There(usize),
+    /// The same below a namespace, which few read.
+    Apart(usize, String),
     /// `cbia.push` is `never`.
     Left,
 }
@@ -149,6 +153,9 @@ fn upload(store: &Store, args: &Args, evidence: &Evidence<'_>, runs: &[Run]) -> 
     let pushed = store.push_shared(&sharing, &remote, What::These(&refs)).map_err(|error| failed(spelled(&error)))?;
     match pushed.findings.iter().find(|finding| refuses(std::slice::from_ref(*finding))) {
         Some(conflict) => Err(failed(conflict.message.clone())),
-        None => Ok(Uploaded::There(pushed.runs + pushed.attestations + usize::from(pushed.ledger.is_some()))),
+        None => {
+            let count = pushed.runs + pushed.attestations + usize::from(pushed.ledger.is_some());
+            Ok(sharing.namespace().map_or(Uploaded::There(count), |namespace| Uploaded::Apart(count, namespace)))
+        }
     }
 }

@@ -7,7 +7,7 @@ use super::ui::Ui;
 use crate::document::finding::{Code, Finding, refuses};
 use crate::document::path::printable;
 use crate::store::Oid;
-use crate::verify::{Evidence, Limits, Means, Subject, Update, Verifier};
+use crate::verify::{Evidence, Limits, Means, Namespaces, Subject, Update, Verifier};
 
 /// Where a push arrives: refuses it unless everything it brings is verified.
 ///
@@ -17,7 +17,8 @@ pub struct Args {}
 
 pub fn run(context: &Context<'_>, _args: &Args, ui: &mut Ui) -> Result<u8, CommandError> {
     let store = context.store;
-    let limits = Limits::default();
+    let limits = Limits::of(store).map_err(CommandError::found)?;
+    let spaces = Namespaces::of(store).map_err(CommandError::found)?;
     let mut updates = Vec::new();
     for line in lines()? {
         let mut fields = line.splitn(3, ' ');
@@ -39,13 +40,17 @@ pub fn run(context: &Context<'_>, _args: &Args, ui: &mut Ui) -> Result<u8, Comma
     let pusher = context.environment.pusher();
     let mut known: Option<Vec<Oid>> = None;
     let mut findings = Vec::new();
+    if updates.len() > 1 {
+        verifier.walk(&updates, &store.heads("refs/heads/")?.into_iter().map(|(_, id)| id).collect::<Vec<_>>());
+    }
     for update in &updates {
         // Only what is new needs to be told apart from everything that is here.
         if update.old.is_none() && known.is_none() {
             known = Some(store.heads("refs/heads/")?.into_iter().map(|(_, id)| id).collect());
         }
         let known = if update.old.is_none() { known.clone().unwrap_or_default() } else { Vec::new() };
-        let subject = Subject { judged: true, base, known, pusher: pusher.clone(), ..Subject::default() };
+        let namespaces = spaces.counting(update.name.as_deref());
+        let subject = Subject { judged: true, base, known, pusher: pusher.clone(), namespaces, ..Subject::default() };
         let outcome = verifier.update(update, &subject)?;
         let name = update.name.as_deref().unwrap_or_default();
         if refuses(&outcome.findings) {

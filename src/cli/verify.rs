@@ -8,7 +8,7 @@ use crate::document::machine::{UpdateDocument, VerifyDocument, VerifyOutcome};
 use crate::document::path::printable;
 use crate::pipeline::{Rerun, rerun};
 use crate::store::{Oid, Store};
-use crate::verify::{Evidence, Limits, Means, Run, Subject, TreeVerdict, Update, Verifier};
+use crate::verify::{Evidence, Limits, Means, Namespaces, Run, Subject, TreeVerdict, Update, Verifier};
 
 /// Verify that generated files came out of admitted runs.
 ///
@@ -43,12 +43,7 @@ const MIN_PREFIX: usize = 7;
 pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, CommandError> {
     let store = context.store;
     let cage = context.environment.cage();
-    let means = Means {
-        cage: &cage,
-        trust: store.trust().map_err(CommandError::found)?,
-        limits: Limits { runs: usize::MAX, ..Limits::default() },
-        own_work: false,
-    };
+    let means = Means { cage: &cage, trust: store.trust().map_err(CommandError::found)?, limits: Limits::own(), own_work: false };
     let mut verifier = Verifier::new(store, Evidence::of(store), means);
     if let Some(name) = &args.run {
         let run = find_run(&Evidence::of(store).all(usize::MAX)?, name)?;
@@ -79,8 +74,19 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
         },
     };
     let anchor = update.new.filter(|_| !judged).map(|commit| anchor(store, commit)).transpose()?.flatten();
-    let subject = Subject { each: args.each, judged, anchor, ..Subject::default() };
+    let namespaces = Namespaces::of(store).map_err(CommandError::found)?.counting(None);
+    let subject = Subject { each: args.each, judged, anchor, namespaces, ..Subject::default() };
     let mut outcome = verifier.update(&update, &subject)?;
+    if !refuses(&outcome.findings) && args.format.is_none() && outcome.verdict.covered.is_empty() && outcome.verdict.run.is_none()
+    {
+        ui.note(match (outcome.verdict.state_key, judged) {
+            (Some(_), _) => "no generated file is in the commit, so there was none to verify",
+            (None, false) => {
+                "nothing is generated here (control/pipeline.json declares no artifact), so there was nothing to verify"
+            }
+            (None, true) => "nothing is generated here, or nothing that decides about it differs, so there was nothing to verify",
+        });
+    }
     if args.rerun && !refuses(&outcome.findings) {
         let runs: Vec<Run> = verifier.rests_on().cloned().collect();
         outcome.findings.extend(again(context, &runs)?);
@@ -137,9 +143,6 @@ fn tell(document: UpdateDocument, findings: Vec<Finding>, artifacts: usize, form
 
 /// How every generated file is covered.
 fn explain(verdict: &TreeVerdict, ui: &mut Ui) {
-    if verdict.covered.is_empty() {
-        ui.note("nothing is generated, or nothing that decides about it differs from before");
-    }
     for covered in &verdict.covered {
         let how =
             if covered.own { "the run of this state" } else { "a run of another state, under the same authorities and policies" };

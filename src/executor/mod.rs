@@ -5,6 +5,8 @@ pub mod builtin;
 pub mod external;
 mod harvest;
 mod printed;
+#[cfg(any(target_os = "macos", test))]
+mod profile;
 pub mod resolve;
 mod sandbox;
 mod scratch;

@@ -48,11 +48,10 @@ pub fn limit(order: &Order) -> Result<(), String> {
 mod system {
     use std::path::{Path, PathBuf};
 
+    use super::super::profile;
     use super::Order;
 
     const PROGRAM: &str = "/usr/bin/sandbox-exec";
-    const READABLE: [&str; 8] =
-        ["/usr", "/bin", "/sbin", "/System", "/Library", "/opt/homebrew", "/private/var/db/dyld", "/private/etc/localtime"];
 
     pub fn confine(_: &Order) -> Result<String, String> {
         if Path::new(PROGRAM).is_file() { Ok("sandbox-exec".into()) } else { Err(format!("{PROGRAM} is not there")) }
@@ -63,24 +62,12 @@ mod system {
             return (program, Vec::new());
         }
         let program = program.to_string_lossy().into_owned();
-        (PathBuf::from(PROGRAM), vec!["-p".into(), profile(order), program])
+        (PathBuf::from(PROGRAM), vec!["-p".into(), profile::text(order, &real), program])
     }
 
-    fn profile(order: &Order) -> String {
-        // The profile matches paths as they are once every link is followed.
-        let real =
-            |path: &str| std::fs::canonicalize(path).map_or_else(|_| path.to_owned(), |p| p.to_string_lossy().into_owned());
-        let quoted = |path: &str| format!("(subpath \"{}\")", real(path).replace('\\', "\\\\").replace('"', "\\\""));
-        let all = |paths: &mut dyn Iterator<Item = &str>| paths.map(quoted).collect::<Vec<_>>().join(" ");
-        let read = all(&mut READABLE.into_iter().chain(order.read.iter().map(String::as_str)));
-        let own = all(&mut [order.tree.as_str(), order.temporary.as_str()].into_iter());
-        let network = if order.network { "(allow network-outbound (remote ip)) (allow system-socket)" } else { "" };
-        format!(
-            "(version 1) (deny default) (allow process-exec process-fork) (allow signal (target same-sandbox)) (allow sysctl-read) \
-             (allow file-read-metadata) (allow file-read* (literal \"/\") {read} {own}) (allow file-write* {own}) \
-             (allow file-read* (literal \"/dev/null\") (literal \"/dev/zero\") (literal \"/dev/random\") (literal \"/dev/urandom\")) \
-             (allow file-write-data (literal \"/dev/null\")) {network}"
-        )
+    /// A path once every link is followed; as it is, where nothing is there.
+    fn real(path: &str) -> String {
+        std::fs::canonicalize(path).map_or_else(|_| path.to_owned(), |path| path.to_string_lossy().into_owned())
     }
 }
 

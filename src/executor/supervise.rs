@@ -129,7 +129,7 @@ fn run(
     let mut words = Vec::new();
     let fate = watch(child, channel, &ours, events, &mut words, order);
     let ended = matches!(fate, Fate::Exited(_) | Fate::Signalled(_));
-    let (killed, gone) = end(if ended { GRACE } else { Duration::ZERO });
+    let (killed, gone) = end(child, if ended { GRACE } else { Duration::ZERO });
     let mut abandoned = fate == Fate::Abandoned;
     // Nobody is left who could keep the socket open.
     if gone && listener.join().is_ok() {
@@ -270,12 +270,12 @@ fn watch(
 ///
 /// Only this process's own children are killed, with their groups: nobody else can reap them, so the ids are certain to be theirs. Their
 /// children then become this process's own, and are next.
-fn end(grace: Duration) -> (u64, bool) {
+fn end(child: Pid, grace: Duration) -> (u64, bool) {
     let started = Instant::now();
     let (mut killed, mut pause) = (0, Duration::from_micros(50));
     loop {
         match rustix::process::wait(WaitOptions::NOHANG) {
-            Err(rustix::io::Errno::CHILD) => return (killed, true),
+            Err(rustix::io::Errno::CHILD) => return (killed + strays(child), true),
             Ok(Some(_)) => continue,
             Ok(None) | Err(_) => {}
         }
@@ -284,6 +284,7 @@ fn end(grace: Duration) -> (u64, bool) {
             return (killed, false);
         }
         if elapsed >= grace {
+            killed += strays(child);
             for process in family().0 {
                 let own = rustix::process::getpgrp();
                 if let Ok(group) = rustix::process::getpgid(Some(process))
@@ -297,6 +298,17 @@ fn end(grace: Duration) -> (u64, bool) {
         std::thread::sleep(pause);
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// Kills the group that the confined process leads, where nobody tells which processes are whose: how many were killed, as far as is known.
+#[cfg(not(target_os = "linux"))]
+fn strays(leader: Pid) -> u64 {
+    u64::from(rustix::process::kill_process_group(leader, Signal::KILL).is_ok())
+}
+
+#[cfg(target_os = "linux")]
+fn strays(_: Pid) -> u64 {
+    0
 }
 
 /// The children of this process, and how many processes have come from it in all, as far as the system tells.
@@ -362,7 +374,7 @@ fn prepare(order: &Order) -> Result<(), String> {
         if rustix::process::getppid() != supervisor || supervisor.is_none() {
             return Err("its supervisor has gone".into());
         }
-        close_fds::set_fds_cloexec(3, &[]);
     }
+    close_fds::set_fds_cloexec(3, &[]);
     rustix::process::chdir(order.tree.as_str()).map_err(|error| told("its scratch directory cannot be entered", &error))
 }

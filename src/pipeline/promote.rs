@@ -195,6 +195,9 @@ pub fn run(store: &Store, inputs: &Inputs, listing: RunListing, options: &Option
             document.commit = Some(id.to_string());
         }
     }
+    if mode == PromoteMode::Commit {
+        document.findings.extend(apart(store, &finished.listing.state_key)?);
+    }
     judge.remember()?;
     emit(store, &judged.evidence)?;
     links.decision_hash = judged.decision_hashes.map(|(decision, _)| decision);
@@ -202,6 +205,21 @@ pub fn run(store: &Store, inputs: &Inputs, listing: RunListing, options: &Option
     document.record = record(store, &document, &finished, &judged.evidence, links, head)?.map(|id| id.to_string());
     document.findings.extend(store.take_healed());
     Ok(Report { document, patch: None })
+}
+
+/// A word where the branch has the artifacts now, and not what they were made from: pushed like that, they are refused.
+fn apart(store: &Store, state_key: &Digest) -> Result<Option<Finding>, PipelineError> {
+    let Some(head) = store.head()? else { return Ok(None) };
+    let source = ExecutorSource::Resolved(Box::new(crate::executor::resolve::builtin()));
+    let inputs = inputs::take(store, inputs::From::Tree(store.tree_of(&head)?), &source)?;
+    if inputs.state_key() == *state_key {
+        return Ok(None);
+    }
+    let message = "the branch has what the run made now, and another state than the run was made from";
+    let finding = Finding::warning(Code::PromotionApart, message);
+    Ok(Some(
+        finding.hint("commit the inputs of the run too: git status shows them, and git cbia verify says what a push would meet"),
+    ))
 }
 
 /// Whether the gates admit the run's state, which is the work tree's, and the run is what that state and GEN's output come to: nothing of it is

@@ -3,6 +3,7 @@
 //! Signatures are made and checked by git (`git tag -s`, `git verify-tag`). Who counts as a signer is said by the caller, in git's
 //! allowed-signers format: for a push, it is what the branch held before.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -50,6 +51,8 @@ pub struct Attested {
     pub signers: Vec<Signer>,
     /// Attestations that do not count, each with the reason. Warnings: they take nothing from those that do.
     pub findings: Vec<Finding>,
+    /// Whether some were not looked at, because no more signatures may be checked.
+    pub unchecked: bool,
 }
 
 /// A finished attestation.
@@ -239,10 +242,12 @@ impl Store {
 
     /// Who, of the signers in `allowed` (the bytes of an allowed-signers file), attested a run, by the refs of this repository.
     pub fn attested(&self, run: Oid, state_key: &Digest, executor_key: &Digest, allowed: &[u8]) -> Result<Attested, StoreError> {
-        self.attested_by(&self.attestations(state_key, executor_key)?, run, state_key, executor_key, allowed)
+        let refs = self.attestations(state_key, executor_key)?;
+        self.attested_by(&refs, run, state_key, executor_key, allowed, &Cell::new(usize::MAX))
     }
 
-    /// The same by these refs: those of a push that are no refs yet, and those that were fetched from a remote, may be among them.
+    /// The same by these refs: those of a push that are no refs yet, and those that were fetched from a remote, may be among them. `left`
+    /// signatures may be checked, and are taken from it.
     pub fn attested_by(
         &self,
         refs: &[(RefName, Oid)],
@@ -250,6 +255,7 @@ impl Store {
         state_key: &Digest,
         executor_key: &Digest,
         allowed: &[u8],
+        left: &Cell<usize>,
     ) -> Result<Attested, StoreError> {
         let statement = Statement::new(run, state_key, executor_key);
         let mut attested = Attested::default();
@@ -271,6 +277,11 @@ impl Store {
                     .push(refuse(&format!("only {MAX_CHECKED} of one run are looked at")).hint("delete those that do not count"));
                 break;
             }
+            let Some(fewer) = left.get().checked_sub(1) else {
+                attested.unchecked = true;
+                break;
+            };
+            left.set(fewer);
             match self.check(&statement, name, tag, allowed)? {
                 Ok(signer) => drop(signers.insert(signer)),
                 Err((why, hint)) => attested.findings.push(refuse(&why).hint(hint)),

@@ -12,6 +12,8 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use super::stat::FileStat;
+
 /// A folder and the handles below it that were used last.
 pub(in crate::store) struct Beneath {
     top: OwnedFd,
@@ -45,7 +47,7 @@ impl Beneath {
     /// Opens `top`, which may itself be reached through a link.
     pub(in crate::store) fn new(top: &Path) -> io::Result<Self> {
         let top = rustix::fs::openat(CWD, top, FOLDER, Mode::empty())?;
-        let device = rustix::fs::fstat(&top)?.st_dev;
+        let device = FileStat::from(&rustix::fs::fstat(&top)?).inode().0;
         Ok(Self { top, device, open: Vec::new() })
     }
 
@@ -84,7 +86,7 @@ impl Beneath {
         let device = self.device;
         let fd = self.folder(folder, missing)?;
         match rustix::fs::fstat(fd) {
-            Ok(stat) if stat.st_dev == device => Ok(fd),
+            Ok(stat) if FileStat::from(&stat).inode().0 == device => Ok(fd),
             Ok(_) => Err(Stop::OtherFileSystem(folder.to_owned())),
             Err(error) => Err(Stop::Io(folder.to_owned(), error.into())),
         }

@@ -64,15 +64,32 @@ impl Store {
     }
 
     /// Whether `commit` could stand under `name` as the entry of `key`; why not, if not.
-    pub fn check_entry_at(&self, key: &Digest, name: &str, commit: Oid) -> Result<(), Finding> {
+    /// `may_read` is asked before its artifacts are, with how many bytes they have together.
+    pub fn check_entry_at(
+        &self,
+        key: &Digest,
+        name: &str,
+        commit: Oid,
+        may_read: &dyn Fn(u64) -> Result<(), Finding>,
+    ) -> Result<(), Finding> {
         match name.parse::<RefName>() {
-            Ok(name) => self.check_entry(key, &name, commit).map(drop),
+            Ok(name) => self.check_entry_within(key, &name, commit, may_read).map(drop),
             Err(error) => Err(Finding::error(Code::CacheEntryInvalid, error.to_string()).at(name)),
         }
     }
 
     /// The entry at `commit` if it is one of `key`, otherwise why it is refused. `name` is where it is told to be.
     pub(in crate::store) fn check_entry(&self, key: &Digest, name: &RefName, commit: Oid) -> Result<CacheEntry, Finding> {
+        self.check_entry_within(key, name, commit, &|_| Ok(()))
+    }
+
+    fn check_entry_within(
+        &self,
+        key: &Digest,
+        name: &RefName,
+        commit: Oid,
+        may_read: &dyn Fn(u64) -> Result<(), Finding>,
+    ) -> Result<CacheEntry, Finding> {
         let refuse = |why: String| {
             let finding = Finding::error(Code::CacheEntryInvalid, format!("the cache entry {} is refused: {why}", key.short()));
             finding.at(name).hint(format!("it is not used; git cbia cache rm {} removes it", key.short()))
@@ -105,6 +122,7 @@ impl Store {
                 return Err(refuse(format!("{path} does not have the hash that cache.meta.json gives")));
             }
         }
+        may_read(meta.artifacts.iter().fold(0, |sum: u64, file| sum.saturating_add(file.bytes)))?;
         let mut artifacts = BTreeMap::new();
         for FileEntry { path, sha256, bytes } in &meta.artifacts {
             let stored = format!("{ARTIFACTS}{}", path.as_str());

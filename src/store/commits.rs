@@ -42,10 +42,17 @@ impl Store {
     /// The commits that are reachable from `tip` and from none of `known`, newest first. A history that is cut off among them is an
     /// error, and so are more than `limit`. Grafts are not looked at.
     pub fn new_commits(&self, tip: Oid, known: &[Oid], limit: usize) -> Result<Vec<Oid>, HistoryError> {
+        self.new_commits_of(&[tip], known, limit)
+    }
+
+    /// The same for several tips; each commit once. An error names the first of them.
+    pub fn new_commits_of(&self, tips: &[Oid], known: &[Oid], limit: usize) -> Result<Vec<Oid>, HistoryError> {
+        let Some(tip) = tips.first().copied() else { return Ok(Vec::new()) };
         let unreadable = |source| HistoryError::Unreadable { tip, source };
         let known: Vec<Oid> = known.iter().copied().filter(|id| self.contains(id)).collect();
         let cut = self.repo.shallow_commits().map_err(unreadable)?;
-        let walk = self.repo.rev_walk([tip]).with_hidden(known).use_commit_graph(false).all().map_err(unreadable)?;
+        let walk =
+            self.repo.rev_walk(tips.iter().copied()).with_hidden(known).use_commit_graph(false).all().map_err(unreadable)?;
         let mut found = Vec::new();
         for commit in walk {
             let id = match commit {

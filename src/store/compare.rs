@@ -3,9 +3,10 @@
 //! Names are not vetted and nothing is renamed: what git would show as a rename is one file less and one more. A merge is compared with
 //! each parent by itself.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use super::tree::{TreeError, TreeLimits, parse};
+use super::tree::{MAX_NAMES, TreeError, TreeLimits, parse};
 use super::{Oid, Store};
 
 /// What stands at a path of a tree. Folders are not told.
@@ -87,13 +88,25 @@ impl Interest for Everything {
 
 impl Store {
     /// What differs between the trees `old` and `new`, in byte order of path; an absent tree is an empty one. More differences than
-    /// `limits.max_entries` are an error.
+    /// `limits.max_entries` are an error, and so is what cannot be walked in reasonable time.
     pub fn compare(
         &self,
         old: Option<Oid>,
         new: Option<Oid>,
         interest: &dyn Interest,
         limits: TreeLimits,
+    ) -> Result<Vec<Difference>, TreeError> {
+        self.compare_within(old, new, interest, limits, &Cell::new(MAX_NAMES))
+    }
+
+    /// The same where several comparisons share what they may look at: `left` names in folders, which it takes from.
+    pub fn compare_within(
+        &self,
+        old: Option<Oid>,
+        new: Option<Oid>,
+        interest: &dyn Interest,
+        limits: TreeLimits,
+        left: &Cell<usize>,
     ) -> Result<Vec<Difference>, TreeError> {
         let mut found: BTreeMap<Vec<u8>, Difference> = BTreeMap::new();
         let mut waiting = vec![(Vec::new(), old, new, 0)];
@@ -114,6 +127,7 @@ impl Store {
             for (side, tree) in [&old, &new].into_iter().enumerate() {
                 let Some((id, bytes)) = tree else { continue };
                 for entry in parse(id, bytes)? {
+                    left.set(left.get().checked_sub(1).ok_or_else(|| TreeError::TooMuch { id: *id })?);
                     let slot = &mut names.entry(entry.name).or_default()[side];
                     if slot.0.is_some() || slot.1.is_some() {
                         return Err(TreeError::Malformed { id: *id, what: "it has a name twice" });

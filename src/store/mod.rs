@@ -25,6 +25,7 @@ pub mod memo;
 pub mod object;
 pub mod open;
 pub mod pack;
+pub mod past;
 pub mod promote;
 pub mod refs;
 pub mod runs;

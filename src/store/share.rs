@@ -177,6 +177,11 @@ pub struct Sharing {
 }
 
 impl Sharing {
+    /// What the refs begin with that this clone writes to on a remote, where those are not everybody's.
+    pub fn namespace(&self) -> Option<String> {
+        self.space.as_ref().map(Space::remote)
+    }
+
     /// Where this clone writes on a remote.
     fn writes_to(&self) -> Space {
         self.space.clone().unwrap_or_else(Space::top)

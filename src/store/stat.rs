@@ -50,15 +50,16 @@ impl FileStat {
 }
 
 impl From<&rustix::fs::Stat> for FileStat {
+    #[allow(clippy::unnecessary_cast, reason = "the types of these members differ between systems")]
     fn from(stat: &rustix::fs::Stat) -> Self {
-        let nanos = |seconds: i64, nanos: u64| seconds.saturating_mul(1_000_000_000).saturating_add_unsigned(nanos);
+        let nanos = |seconds: i64, nanos: i64| seconds.saturating_mul(1_000_000_000).saturating_add(nanos);
         Self {
-            mtime: nanos(stat.st_mtime, stat.st_mtime_nsec),
-            ctime: nanos(stat.st_ctime, stat.st_ctime_nsec),
-            dev: stat.st_dev,
+            mtime: nanos(stat.st_mtime, stat.st_mtime_nsec as i64),
+            ctime: nanos(stat.st_ctime, stat.st_ctime_nsec as i64),
+            dev: stat.st_dev as u64,
             ino: stat.st_ino,
             size: u64::try_from(stat.st_size).unwrap_or(u64::MAX),
-            mode: stat.st_mode,
+            mode: stat.st_mode as u32,
         }
     }
 }

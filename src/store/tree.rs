@@ -32,6 +32,10 @@ pub struct TreeLimits {
     pub max_depth: usize,
 }
 
+/// How many names in folders are looked at where trees are compared. A few objects can spell more folders than can ever be walked, and what
+/// is looked for may be in none of them.
+pub const MAX_NAMES: usize = 4_000_000;
+
 impl Default for TreeLimits {
     fn default() -> Self {
         Self { max_entries: 100_000, max_depth: 64 }
@@ -87,6 +91,12 @@ pub enum TreeError {
         id: Oid,
         /// The limit.
         limit: usize,
+    },
+    /// More names than are looked at where trees are compared.
+    #[error("what is compared has more names in folders than are looked at; it ends in the tree {id}")]
+    TooMuch {
+        /// The folder that is not looked at any more.
+        id: Oid,
     },
     /// Folders nested deeper than is accepted.
     #[error("the tree {id} is more than {limit} folders deep")]

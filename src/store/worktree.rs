@@ -381,14 +381,14 @@ pub(in crate::store) fn is_clean(
     stat: &rustix::fs::Stat,
     options: gix::index::entry::stat::Options,
 ) -> bool {
-    let time = |seconds: i64, nanos: u64| gix::index::entry::stat::Time {
+    let time = |seconds: i64, nanos: Option<u32>| gix::index::entry::stat::Time {
         secs: seconds as u32,
-        nsecs: u32::try_from(nanos).unwrap_or_default(),
+        nsecs: nanos.unwrap_or_default(),
     };
     // git keeps the low 32 bits only.
     let now = gix::index::entry::Stat {
-        mtime: time(stat.st_mtime, stat.st_mtime_nsec),
-        ctime: time(stat.st_ctime, stat.st_ctime_nsec),
+        mtime: time(stat.st_mtime, stat.st_mtime_nsec.try_into().ok()),
+        ctime: time(stat.st_ctime, stat.st_ctime_nsec.try_into().ok()),
         dev: stat.st_dev as u32,
         ino: stat.st_ino as u32,
         uid: stat.st_uid,

@@ -8,18 +8,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::evidence::Run;
+use super::search::Found;
 use super::state::{Derived, Subject, absent, denied};
 use super::{Covered, TreeVerdict, Verifier, VerifyError};
 use crate::document::digest::Digest;
 use crate::document::finding::{Code, Finding, Severity};
 use crate::document::json;
-use crate::document::path::RepoPath;
+use crate::document::path::{RepoPath, printable};
 use crate::gate::paths::EXECUTOR_CONFIG_PATH;
 use crate::pipeline::inputs::Inputs;
 use crate::store::Oid;
 
 /// Why a run that produced a blob does not cover it any more.
-struct Stale {
+pub(super) struct Stale {
     code: Code,
     /// What differs.
     what: String,
@@ -34,20 +35,23 @@ impl Verifier<'_> {
         findings: &mut Vec<Finding>,
         verdict: &mut TreeVerdict,
     ) -> Result<(), VerifyError> {
-        let runs = self.evidence.all(self.means.limits.searched)?;
         let mut covering: BTreeMap<Oid, Run> = BTreeMap::new();
         let (mut unknown, mut doubted, mut wrong) = (0, false, Vec::new());
-        for (path, id) in subject.files {
-            if !subject.paths.declared().contains(path) {
-                wrong.push(subject.undeclared(path));
-                continue;
-            }
-            match self.find(subject, path, *id, &runs, &covering)? {
+        let (declared, others): (BTreeMap<_, _>, BTreeMap<_, _>) = subject
+            .files
+            .iter()
+            .map(|(path, id)| (path.clone(), *id))
+            .partition(|(path, _)| subject.paths.declared().contains(path));
+        wrong.extend(others.keys().map(|path| subject.undeclared(path)));
+        let (found, cut) = self.search(subject, &declared)?;
+        wrong.extend(cut);
+        for (path, found) in found {
+            match found {
                 Found::Covered(run) => {
-                    verdict.covered.push(Covered { path: path.clone(), run: run.tip, own: false });
+                    verdict.covered.push(Covered { path, run: run.tip, own: false });
                     covering.insert(run.tip, run);
                 }
-                Found::Stale(run, stale) => wrong.push(told(path, &run, stale)),
+                Found::Stale(run, stale) => wrong.push(told(&path, &run, stale)),
                 Found::Doubted(run) => {
                     doubted = true;
                     wrong.extend(self.doubts_of(&run).iter().cloned());
@@ -57,7 +61,7 @@ impl Verifier<'_> {
                     let message = format!("no admitted run that is known here produced {path}");
                     let hint =
                         "git cbia run, then commit what it writes; if another clone ran it, git cbia push there uploads the run";
-                    wrong.push(Finding::error(Code::GenUnadmitted, message).at(path).hint(hint));
+                    wrong.push(Finding::error(Code::GenUnadmitted, message).at(&path).hint(hint));
                 }
             }
         }
@@ -82,12 +86,14 @@ impl Verifier<'_> {
         if gates.admission.is_none() {
             wrong.insert(0, denied(&gates.findings));
         } else if unknown > 0 && refused.is_empty() {
-            let message = format!("no run of the state {} is known here", state_key.short());
+            let mut message = format!("no run of the state {} is known here", state_key.short());
+            let mut hint = "git cbia run makes it; if it was made elsewhere, git cbia push there, or git cbia fetch here";
+            if let Some(name) = self.evidence.elsewhere(&state_key)? {
+                message.push_str(&format!(", and {} does not count for this ref", printable(&name)));
+                hint = "somebody who may write refs/cbia/runs runs git cbia run and pushes; or cbia.evidenceNamespace on the server names it";
+            }
             let finding = Finding::error(Code::EvidenceMissing, message).at(format!("refs/cbia/runs/{state_key}"));
-            wrong.insert(
-                0,
-                finding.hint("git cbia run makes it; if it was made elsewhere, git cbia push there, or git cbia fetch here"),
-            );
+            wrong.insert(0, finding.hint(hint));
         }
         let stands = wrong.is_empty();
         // Runs of this state that do not hold are what is wrong, unless nothing is.
@@ -100,52 +106,13 @@ impl Verifier<'_> {
 
     /// What a run that is known made of this file, if it is out of date now.
     pub(super) fn stale(&mut self, subject: &Subject<'_>, path: &RepoPath, id: Oid) -> Result<Option<Finding>, VerifyError> {
-        let runs = self.evidence.all(self.means.limits.searched)?;
-        Ok(match self.find(subject, path, id, &runs, &BTreeMap::new())? {
-            Found::Stale(run, stale) => Some(told(path, &run, stale)),
-            Found::Covered(_) | Found::Doubted(_) | Found::Unknown => None,
+        let file = BTreeMap::from([(path.clone(), id)]);
+        let found = self.search(subject, &file)?.0.into_values().next();
+        Ok(match found {
+            Some(Found::Stale(run, stale)) => Some(told(path, &run, stale)),
+            Some(Found::Covered(_) | Found::Doubted(_) | Found::Unknown) | None => None,
         })
     }
-
-    /// The run that covers a file: one that covers another file already, if there is one.
-    fn find(
-        &mut self,
-        subject: &Subject<'_>,
-        path: &RepoPath,
-        id: Oid,
-        runs: &[Run],
-        covering: &BTreeMap<Oid, Run>,
-    ) -> Result<Found, VerifyError> {
-        let (mut stale, mut doubted) = (None, None);
-        for run in covering.values().chain(runs) {
-            // Cheap, and believed only of a run that was derived again.
-            let made = self.store.tree_of(&run.tip).ok().and_then(|tree| self.store.lookup(&tree, path).ok().flatten());
-            if made != Some(id) {
-                continue;
-            }
-            let derived = self.derive_content(run)?;
-            let Ok(derived) = &*derived else { continue };
-            if derived.held.artifacts.get(path) != Some(&id) {
-                continue;
-            }
-            match why_stale(subject, path, derived) {
-                None if self.doubts(run)?.is_empty() => return Ok(Found::Covered(run.clone())),
-                None => doubted = doubted.or(Some(run.clone())),
-                Some(why) => stale = stale.or(Some((run.clone(), why))),
-            }
-        }
-        let stale = || stale.map_or(Found::Unknown, |(run, why)| Found::Stale(run, why));
-        Ok(doubted.map_or_else(stale, Found::Doubted))
-    }
-}
-
-/// What the runs that are known have to say about a file.
-enum Found {
-    Covered(Run),
-    /// A run that would cover it, if enough signers had attested it.
-    Doubted(Run),
-    Stale(Run, Stale),
-    Unknown,
 }
 
 fn told(path: &RepoPath, run: &Run, stale: Stale) -> Finding {
@@ -154,7 +121,7 @@ fn told(path: &RepoPath, run: &Run, stale: Stale) -> Finding {
 }
 
 /// In what a run that produced a file differs from what the tree says of that file now.
-fn why_stale(subject: &Subject<'_>, path: &RepoPath, derived: &Derived) -> Option<Stale> {
+pub(super) fn why_stale(subject: &Subject<'_>, path: &RepoPath, derived: &Derived) -> Option<Stale> {
     let (now, then) = (subject.inputs, &derived.inputs);
     let stale = |code, what: String| Some(Stale { code, what });
     let (Some(a), Some(b)) = (Basis::of(now, path), Basis::of(then, path)) else {
@@ -184,16 +151,18 @@ fn why_stale(subject: &Subject<'_>, path: &RepoPath, derived: &Derived) -> Optio
 }
 
 /// What an artifact is known to rest on.
-struct Basis {
+pub(super) struct Basis {
     /// SHA-256 by authority.
     authorities: BTreeMap<String, Option<Digest>>,
     template: Option<(RepoPath, Option<Digest>)>,
     /// The objectives as they stand, canonical.
     objectives: Vec<Vec<u8>>,
+    /// The files among them.
+    pub(super) files: BTreeSet<RepoPath>,
 }
 
 impl Basis {
-    fn of(inputs: &Inputs, path: &RepoPath) -> Option<Self> {
+    pub(super) fn of(inputs: &Inputs, path: &RepoPath) -> Option<Self> {
         let pipeline = inputs.pipeline.as_ref().ok()?;
         let artifact = pipeline.document.r#gen.artifacts.iter().find(|artifact| artifact.path == *path)?;
         let hash = |path: &RepoPath| inputs.files.get(path).map(|file| file.sha256);
@@ -203,13 +172,16 @@ impl Basis {
             authorities: BTreeMap::new(),
             template: artifact.template.as_ref().map(|template| (template.clone(), hash(template))),
             objectives: Vec::new(),
+            files: artifact.template.iter().cloned().collect(),
         };
         for id in &artifact.objectives {
             let position = objectives.document.iter().position(|objective| objective.id == *id)?;
             basis.objectives.push(json::canonical(values.get(position)?));
             let authority = &objectives.document.get(position)?.source.authority_id;
             let entry = ledger.document.authority_set.iter().find(|entry| entry.authority_id == *authority)?;
-            basis.authorities.insert(authority.clone(), entry.file().as_ref().and_then(hash));
+            let file = entry.file();
+            basis.authorities.insert(authority.clone(), file.as_ref().and_then(hash));
+            basis.files.extend(file);
         }
         Some(basis)
     }

@@ -1,10 +1,14 @@
 //! Why a stored run does not hold, as precisely as can be told, so that every forgery has a name of its own.
 
 use super::evidence::Run;
+use super::paths::document;
 use super::unreadable;
 use crate::document::digest::Digest;
 use crate::document::finding::{Code, Finding};
+use crate::document::gen_exchange::OutputsManifest;
+use crate::document::schema::Kind;
 use crate::gate::paths::CAPSULE_PATH;
+use crate::phase::r#gen::OUTPUTS_PATH;
 use crate::pipeline::rederive::{LAST_PHASE, OTHER_CHAIN};
 use crate::store::Store;
 use crate::store::object::trailers;
@@ -53,6 +57,17 @@ pub fn chain(store: &Store, run: &Run) -> Result<(), Finding> {
             Err(refused(Code::RunIncomplete, run, message))
         }
     }
+}
+
+/// How many bytes the artifacts of a run say that they have together; what says more than it has is found out later, and what has more than
+/// it says is not read.
+pub fn size(store: &Store, run: &Run) -> Result<u64, Finding> {
+    let tree = store
+        .tree_of(&run.tip)
+        .map_err(|error| unreadable(&format!("the stored run {} cannot be read", short(run)), &error).at(&run.name))?;
+    let outputs = document::<OutputsManifest>(store, tree, Kind::OutputsManifest, OUTPUTS_PATH).ok().flatten();
+    // Without a manifest it is no run, which is told by those who read the rest of it.
+    Ok(outputs.map_or(0, |sealed| sealed.document.artifacts.iter().fold(0, |sum: u64, file| sum.saturating_add(file.bytes))))
 }
 
 /// What is wrong with a run that is not the one that its state comes to.

@@ -11,6 +11,7 @@ use crate::store::{Oid, Store};
 const RUNS: &str = "refs/cbia/runs/";
 const REMOTES: &str = "refs/cbia/remotes/";
 const ATTESTATIONS: &str = "refs/cbia/attestations/";
+const NAMESPACES: &str = "refs/cbia/ns/";
 
 /// A stored run, believed only after it was derived again.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,6 +48,8 @@ pub struct Evidence<'a> {
     /// Attestations of the push, and fetched ones, by the two keys as they stand in the names of refs.
     pushed_attestations: BTreeMap<String, Vec<(RefName, Oid)>>,
     remote_attestations: OnceCell<BTreeMap<String, Vec<(RefName, Oid)>>>,
+    /// What the refs of those namespaces begin with that count now.
+    spaces: Vec<String>,
 }
 
 /// The two keys in the name of an attestation's ref: `<state_key>/<executor_key>`.
@@ -55,6 +58,15 @@ fn attested_keys(name: &str) -> Option<&str> {
     let (rest, _executor_key) = before.rsplit_once('/')?;
     let (folder, state_key) = rest.rsplit_once('/')?;
     folder.ends_with("/attestations").then(|| &before[rest.len() - state_key.len()..])
+}
+
+/// Whether a ref of a push lies below `folder` of `refs/cbia/`, or at the same place of a namespace.
+fn is_shared(name: &str, folder: &str) -> bool {
+    let inside = name.strip_prefix(NAMESPACES).and_then(|rest| rest.split_once('/')).map(|(_, rest)| rest);
+    match (inside, folder.strip_prefix("refs/cbia/")) {
+        (Some(inside), Some(folder)) => inside.starts_with(folder),
+        _ => name.starts_with(folder),
+    }
 }
 
 impl<'a> Evidence<'a> {
@@ -68,20 +80,50 @@ impl<'a> Evidence<'a> {
         let mut pushed: BTreeMap<Digest, Vec<Run>> = BTreeMap::new();
         let mut pushed_attestations: BTreeMap<String, Vec<(RefName, Oid)>> = BTreeMap::new();
         for (name, tip) in refs {
-            if let (true, Some(keys), Ok(name)) = (name.starts_with(ATTESTATIONS), attested_keys(name), name.parse()) {
+            if let (true, Some(keys), Ok(name)) = (is_shared(name, ATTESTATIONS), attested_keys(name), name.parse()) {
                 pushed_attestations.entry(keys.to_owned()).or_default().push((name, tip));
             }
-            if let Some(run) = Run::named(name, tip).filter(|run| name == run.home()) {
+            if let Some(run) = Run::named(name, tip).filter(|run| is_shared(name, &run.home())) {
                 pushed.entry(run.state_key).or_default().push(run);
             }
         }
-        Self { store, pushed, remotes: OnceCell::new(), pushed_attestations, remote_attestations: OnceCell::new() }
+        Self {
+            store,
+            pushed,
+            remotes: OnceCell::new(),
+            pushed_attestations,
+            remote_attestations: OnceCell::new(),
+            spaces: Vec::new(),
+        }
+    }
+
+    /// From now on, what lies below these counts too; whether that is something else than before.
+    pub(super) fn count(&mut self, spaces: &[String]) -> bool {
+        let changed = self.spaces != spaces;
+        self.spaces = spaces.to_vec();
+        changed
+    }
+
+    /// Whether a ref of a push counts: everybody's, and those of the namespaces.
+    fn counts(&self, name: &str) -> bool {
+        !name.starts_with(NAMESPACES) || self.spaces.iter().any(|space| name.starts_with(space.as_str()))
+    }
+
+    /// The refs below `folder` of `refs/cbia/` that are in the namespaces.
+    fn in_spaces(&self, folder: &str) -> Result<Vec<(RefName, Oid)>, VerifyError> {
+        let mut found = Vec::new();
+        for space in &self.spaces {
+            found.extend(self.store.refs_under(&format!("{space}{folder}"))?);
+        }
+        Ok(found)
     }
 
     /// What may be attestations of a run, by refs of this repository, of remotes, and of the push.
     pub fn attestations(&self, state_key: &Digest, executor_key: &Digest) -> Result<Vec<(RefName, Oid)>, VerifyError> {
         let keys = format!("{state_key}/{executor_key}");
         let mut found = self.pushed_attestations.get(&keys).cloned().unwrap_or_default();
+        found.retain(|(name, _)| self.counts(name.as_str()));
+        found.extend(self.in_spaces(&format!("attestations/{keys}/"))?);
         found.extend(self.store.attestations(state_key, executor_key)?);
         if self.remote_attestations.get().is_none() {
             let mut remote: BTreeMap<String, Vec<(RefName, Oid)>> = BTreeMap::new();
@@ -99,17 +141,27 @@ impl<'a> Evidence<'a> {
     /// The runs that claim to be of this state, each tip once.
     pub fn of_state(&self, state_key: &Digest) -> Result<Vec<Run>, VerifyError> {
         let mut found = self.pushed.get(state_key).cloned().unwrap_or_default();
-        let own = self.store.refs_under(&format!("{RUNS}{state_key}/"))?;
-        found.extend(own.into_iter().filter_map(|(name, tip)| Run::named(name.as_str(), tip)));
+        found.retain(|run| self.counts(&run.name));
+        let own = self.store.refs_under(&format!("{RUNS}{state_key}/"))?.into_iter();
+        let own = own.chain(self.in_spaces(&format!("runs/{state_key}/"))?);
+        found.extend(own.filter_map(|(name, tip)| Run::named(name.as_str(), tip)));
         found.extend(self.remotes()?.get(state_key).cloned().unwrap_or_default());
         Ok(each_once(found))
     }
 
+    /// A run that claims to be of this state, and is in a namespace that does not count now.
+    pub(super) fn elsewhere(&self, state_key: &Digest) -> Result<Option<String>, VerifyError> {
+        let pushed = self.pushed.get(state_key).into_iter().flatten().map(|run| run.name.clone());
+        let own = self.store.refs_under(NAMESPACES)?.into_iter().map(|(name, tip)| (name.as_str().to_owned(), tip));
+        let own = own.filter_map(|(name, tip)| Run::named(&name, tip)).filter(|run| run.state_key == *state_key);
+        Ok(pushed.chain(own.map(|run| run.name)).find(|name| !self.counts(name)))
+    }
+
     /// Every run, those of the push first, at most `limit`.
     pub fn all(&self, limit: usize) -> Result<Vec<Run>, VerifyError> {
-        let mut found: Vec<Run> = self.pushed.values().flatten().cloned().collect();
-        let own = self.store.refs_under(RUNS)?;
-        found.extend(own.into_iter().filter_map(|(name, tip)| Run::named(name.as_str(), tip)));
+        let mut found: Vec<Run> = self.pushed.values().flatten().filter(|run| self.counts(&run.name)).cloned().collect();
+        let own = self.store.refs_under(RUNS)?.into_iter().chain(self.in_spaces("runs/")?);
+        found.extend(own.filter_map(|(name, tip)| Run::named(name.as_str(), tip)));
         found.extend(self.remotes()?.values().flatten().cloned());
         let mut found = each_once(found);
         found.truncate(limit);

@@ -42,7 +42,8 @@ impl Verifier<'_> {
         let generated = Generated::new([&own].into_iter().chain(&previous));
         let (Some(generated), Some(named)) = (generated, Named::new(self.store, tree, &own)) else { return Ok(None) };
         if let (Some(before), true) = (before, trusted)
-            && let Ok(changed) = self.store.compare(Some(before), Some(tree), &Everything, TreeLimits::default())
+            && let Ok(changed) =
+                self.store.compare_within(Some(before), Some(tree), &Everything, TreeLimits::default(), self.budgets.names.left())
             && !changed.iter().map(|difference| difference.path.as_slice()).any(|path| {
                 // Whatever decides what the generated files should be, and these files themselves.
                 decides_always(path) || generated.holds(path) || named.holds(path)
@@ -129,7 +130,13 @@ impl Interest for Generated<'_> {
 
     fn holds(&self, path: &[u8]) -> bool {
         let is_artifact = || std::str::from_utf8(path).is_ok_and(|path| self.artifacts.contains(&folded(path)));
-        self.globs.matches_bytes(path) || is_artifact()
+        // What lies where a folder of generated files should be.
+        let is_above = || {
+            let longer = || self.roots.iter().filter(|root| root.len() >= path.len() && !path.is_empty());
+            let folded = longer().next().map(|_| String::from_utf8_lossy(path).to_lowercase().into_bytes());
+            folded.is_some_and(|path| longer().any(|root| is_at_or_below(root, &path)))
+        };
+        self.globs.matches_bytes(path) || is_artifact() || is_above()
     }
 }
 

@@ -8,9 +8,13 @@
 //! - `paths`: which paths are generated, by the declaration of the commit and of the one before it.
 //! - `state`: a tree's state, and the runs of it that hold.
 //! - `trust`: whose word a run needs, and who gave it.
-//! - `glance`: what shows without that.
+//! - `glance`: what shows without deriving anything.
+//! - `search`: what the known runs have to say about single files.
 //! - `cover`: the rule for single artifacts, where a state has no run.
+//! - `limits`: how much is done for one push.
+//! - `namespaces`: whose corner of a repository counts for which refs.
 //! - `diagnose`: why a stored run does not hold.
+//! - `weakened`: what a change loosens and uses at once.
 //! - `update`: a branch or tag that moves, and the policy that judges it.
 //! - `refs`: what may become of git cbia's own refs.
 
@@ -18,11 +22,15 @@ mod cover;
 mod diagnose;
 pub mod evidence;
 mod glance;
+mod limits;
+mod namespaces;
 mod paths;
 pub mod refs;
+mod search;
 pub mod state;
 mod trust;
 pub mod update;
+mod weakened;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
@@ -33,9 +41,12 @@ use crate::document::path::RepoPath;
 use crate::pipeline::PipelineError;
 use crate::policy::Cage;
 use crate::store::attest::Trust;
+use crate::store::past::Past;
 use crate::store::{Oid, Store, StoreError};
 
 pub use self::evidence::{Evidence, Run};
+pub use self::limits::Limits;
+pub use self::namespaces::Namespaces;
 pub use self::update::{Subject, Update};
 
 /// Why something could not be verified. What is wrong with what was verified is a finding, not one of these.
@@ -55,29 +66,6 @@ crate::store::through_store!(
     crate::store::tree::TreeError,
     crate::store::open::RevisionError
 );
-
-/// The most that is done before a push is refused as too large.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Commits that are new, over all updates.
-    pub commits: usize,
-    /// Runs that are derived again.
-    pub runs: usize,
-    /// Stored runs that are searched for a single artifact.
-    pub searched: usize,
-    /// Attestations that are pushed: each takes a few processes.
-    pub attestations: usize,
-    /// Refs in one push.
-    pub refs: usize,
-    /// Changed paths that the push policy is told.
-    pub changed: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { commits: 1_000_000, runs: 1_000, attestations: 1_000, searched: 10_000, refs: 10_000, changed: 20_000 }
-    }
-}
 
 /// What a verification is done with.
 pub struct Means<'a> {
@@ -117,6 +105,30 @@ pub struct TreeVerdict {
     pub covered: Vec<Covered>,
 }
 
+/// What may still be done, of each kind.
+struct Budgets {
+    commits: usize,
+    runs: limits::Budget,
+    signatures: limits::Budget,
+    decisions: limits::Budget,
+    names: limits::Budget,
+    bytes: limits::Budget,
+}
+
+impl Budgets {
+    fn new(limits: &Limits) -> Self {
+        let new = limits::Budget::new;
+        Self {
+            commits: limits.commits,
+            runs: new(limits.runs, "runs would have to be derived again", "commits"),
+            signatures: new(limits.signatures, "signatures would have to be checked", "refs"),
+            decisions: new(limits.decisions, "states and updates would have to be put to policies", "refs"),
+            bytes: new(limits.bytes, "bytes of artifacts would have to be read", "refs"),
+            names: new(limits.names, "names in folders would have to be compared", "refs"),
+        }
+    }
+}
+
 /// A verification: several commits, of which much is the same.
 pub struct Verifier<'a> {
     store: &'a Store,
@@ -130,9 +142,15 @@ pub struct Verifier<'a> {
     verdicts: HashMap<(Oid, Option<Oid>), Rc<TreeVerdict>>,
     /// Blobs that were seen to have a SHA-256.
     hashed: HashSet<(Oid, Digest)>,
-    runs_left: usize,
-    commits_left: usize,
-    attestations_left: usize,
+    /// The known runs, compared with the tree that was asked about last.
+    surveyed: Option<Rc<search::Survey>>,
+    /// What may still be done.
+    budgets: Budgets,
+    /// Commits whose whole history is known to be here.
+    walked: HashSet<Oid>,
+    /// How many histories were compared with a main branch, and what lies before those.
+    forks: usize,
+    pasts: HashMap<Oid, Option<Past>>,
     /// Every run that something rests on.
     rests_on: BTreeMap<String, Run>,
 }
@@ -147,9 +165,11 @@ impl<'a> Verifier<'a> {
             signers: trust::Signers::default(),
             verdicts: HashMap::new(),
             hashed: HashSet::new(),
-            runs_left: means.limits.runs,
-            commits_left: means.limits.commits,
-            attestations_left: means.limits.attestations,
+            surveyed: None,
+            budgets: Budgets::new(&means.limits),
+            walked: HashSet::new(),
+            forks: 0,
+            pasts: HashMap::new(),
             rests_on: BTreeMap::new(),
             means,
         }
@@ -159,33 +179,6 @@ impl<'a> Verifier<'a> {
     pub fn rests_on(&self) -> impl Iterator<Item = &Run> {
         self.rests_on.values()
     }
-
-    /// Counts one more run that is derived again; a finding when there were too many.
-    fn spend_run(&mut self) -> Result<(), Finding> {
-        let limit = self.means.limits.runs;
-        let finding = || {
-            let message = format!("more than {limit} runs would have to be derived again");
-            Finding::error(Code::PushTooLarge, message).hint("push fewer commits at a time")
-        };
-        spend(&mut self.runs_left).then_some(()).ok_or_else(finding)
-    }
-
-    /// The same for attestations that are pushed.
-    fn spend_attestation(&mut self) -> Result<(), Finding> {
-        let limit = self.means.limits.attestations;
-        let finding = || {
-            let message = format!("more than {limit} attestations are pushed at once");
-            Finding::error(Code::PushTooLarge, message).hint("push fewer refs at a time")
-        };
-        spend(&mut self.attestations_left).then_some(()).ok_or_else(finding)
-    }
-}
-
-/// Takes one of what is left; whether there was one.
-fn spend(left: &mut usize) -> bool {
-    let there = *left > 0;
-    *left = left.saturating_sub(1);
-    there
 }
 
 /// A finding for what cannot be read: it is not believed to be in order.

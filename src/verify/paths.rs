@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::limits::{Budget, not_walked};
 use super::unreadable;
 use crate::document::finding::{Code, Finding};
 use crate::document::glob::Globs;
@@ -104,14 +105,25 @@ impl GenPaths {
     }
 
     /// Everything that lies at generated paths of a tree, and what must not lie there whatever it holds.
-    pub fn things(&self, store: &Store, tree: Oid) -> Result<(BTreeMap<RepoPath, Oid>, Vec<Finding>), Finding> {
-        let found = store.compare(None, Some(tree), self, TreeLimits::default());
-        let found = found.map_err(|error| unreadable("the commit's tree cannot be read", &error))?;
+    pub(super) fn things(
+        &self,
+        store: &Store,
+        tree: Oid,
+        names: &Budget,
+    ) -> Result<(BTreeMap<RepoPath, Oid>, Vec<Finding>), Finding> {
+        let found = store.compare_within(None, Some(tree), self, TreeLimits::default(), names.left());
+        let found = found.map_err(|error| not_walked("the commit's tree cannot be read", &error, names))?;
         let (mut files, mut findings) = (BTreeMap::new(), Vec::new());
         for difference in found {
             let shown = printable(&String::from_utf8_lossy(&difference.path));
             match (RepoPath::from_bytes(&difference.path), difference.new) {
                 (_, None) => {}
+                (_, Some(other)) if self.is_above(&difference.path) => findings.push(
+                    Finding::error(Code::GenNotRegular, format!("{shown} is {}, and files are generated below it", other.name()))
+                        .at(&shown)
+                        .expected("a folder", other.name())
+                        .hint(format!("git rm --cached '{shown}', then git cbia run --force, and commit what it writes")),
+                ),
                 (Ok(path), Some(_)) if !self.is_exact(difference.path.as_slice(), &path) => findings.push(
                     Finding::error(
                         Code::PathCollision,
@@ -138,6 +150,22 @@ impl GenPaths {
 }
 
 impl GenPaths {
+    /// Whether a file here is generated, or would be taken for one that is.
+    fn holds_file(&self, path: &[u8]) -> bool {
+        if self.own.matches_bytes(path) || self.before.matches_bytes(path) {
+            return true;
+        }
+        let Some(path) = std::str::from_utf8(path).ok().and_then(|text| text.parse::<RepoPath>().ok()) else { return false };
+        self.is_exact(path.as_str().as_bytes(), &path) || self.folded.contains(&path.fold_key())
+    }
+
+    /// Whether this is no file that is generated, and a folder that such files lie below would be in its place.
+    fn is_above(&self, path: &[u8]) -> bool {
+        let folded = String::from_utf8_lossy(path).to_lowercase().into_bytes();
+        let above = self.roots.iter().any(|root| !root.is_empty() && is_at_or_below(root, &folded));
+        above && !self.holds_file(path)
+    }
+
     /// Whether a file is at a generated path by its very name, and not by one that only some file systems take for it.
     fn is_exact(&self, bytes: &[u8], path: &RepoPath) -> bool {
         let declared = self.declared.contains(path) || self.declared_before.contains(path);
@@ -152,11 +180,7 @@ impl Interest for GenPaths {
     }
 
     fn holds(&self, path: &[u8]) -> bool {
-        if self.own.matches_bytes(path) || self.before.matches_bytes(path) {
-            return true;
-        }
-        let Some(path) = std::str::from_utf8(path).ok().and_then(|text| text.parse::<RepoPath>().ok()) else { return false };
-        self.is_exact(path.as_str().as_bytes(), &path) || self.folded.contains(&path.fold_key())
+        self.holds_file(path) || self.is_above(path)
     }
 }
 
@@ -204,6 +228,16 @@ mod tests {
             [("out", true), ("out/b", true), ("gen", true), ("extra", true), ("OUT", true), ("docs", false), ("outer", false)]
         {
             assert_eq!(paths.may_hold(folder.as_bytes()), may, "{folder}");
+        }
+        // What lies where a folder of generated files should be.
+        for (path, above) in
+            [("out", true), ("OUT", true), ("gen", true), ("extra", true), ("out/b", false), ("docs", false), ("ou", false)]
+        {
+            assert_eq!(
+                (paths.is_above(path.as_bytes()), paths.holds(path.as_bytes())),
+                (above, above || path == "out/b"),
+                "{path}"
+            );
         }
         // A name that is no valid path is not overlooked.
         assert!(paths.holds(b"out/\xff") && !paths.holds(b"doc/\xff"));

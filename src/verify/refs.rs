@@ -32,9 +32,9 @@ impl Verifier<'_> {
                 let run = Run { name: name.clone(), state_key, executor_key, tip: new };
                 self.is_commit(name, new).and_then(|()| diagnose::chain(self.store, &run))
             }
-            Place::Cache(key) => self.store.check_entry_at(&key, name, new),
+            Place::Cache(key) => self.store.check_entry_at(&key, name, new, &|bytes| self.budgets.bytes.spend_many(bytes)),
             Place::Attestation(state_key, executor_key) => {
-                self.spend_attestation().and_then(|()| self.store.check_attestation(name, new, &state_key, &executor_key))
+                self.budgets.signatures.spend().and_then(|()| self.store.check_attestation(name, new, &state_key, &executor_key))
             }
             Place::Ordinary | Place::Replace | Place::Private | Place::Unknown => Ok(()),
         };

@@ -83,7 +83,7 @@ impl Verifier<'_> {
             return Ok(Ok(TreeVerdict::default()));
         }
         let paths = GenPaths::new(own, previous)?;
-        let (files, findings) = paths.things(self.store, tree).map_err(|finding| vec![finding])?;
+        let (files, findings) = paths.things(self.store, tree, &self.budgets.names).map_err(|finding| vec![finding])?;
         if own.is_none_or(|p| p.r#gen.artifacts.is_empty()) && files.is_empty() && findings.is_empty() {
             return Ok(Ok(TreeVerdict::default()));
         }
@@ -106,6 +106,10 @@ impl Verifier<'_> {
     fn judge_state(&mut self, subject: &Subject<'_>, mut findings: Vec<Finding>) -> Result<TreeVerdict, VerifyError> {
         let state_key = subject.inputs.state_key();
         let mut verdict = TreeVerdict { state_key: Some(state_key), ..TreeVerdict::default() };
+        if let Err(finding) = self.budgets.decisions.spend() {
+            verdict.findings = vec![finding];
+            return Ok(verdict);
+        }
         if refuses(&subject.inputs.findings) {
             findings.push(denied(&subject.inputs.findings));
             findings.extend(subject.inputs.findings.iter().filter(|f| refuses(std::slice::from_ref(*f))).cloned());
@@ -197,7 +201,7 @@ impl Verifier<'_> {
         if let Some(derived) = self.derived.get(&key) {
             return Ok(derived.clone());
         }
-        let derived = Rc::new(match self.spend_run() {
+        let derived = Rc::new(match self.budgets.runs.spend() {
             Ok(()) => self.derive_anew(run)?,
             Err(finding) => Err(finding),
         });
@@ -227,6 +231,9 @@ impl Verifier<'_> {
         };
         if !diagnose::is_named(run, inputs.state_key(), inputs.executor.key()) {
             return Ok(Err(diagnose::renamed(run)));
+        }
+        if let Err(finding) = diagnose::size(self.store, run).and_then(|bytes| self.budgets.bytes.spend_many(bytes)) {
+            return Ok(Err(finding));
         }
         let mut judge = Forgetful::new(self.means.cage);
         let gates = gates(&inputs, &mut judge);

@@ -23,6 +23,13 @@ pub(super) struct Signers {
     doubts: HashMap<(Oid, Digest, Digest), Rc<Vec<Finding>>>,
 }
 
+impl Signers {
+    /// Forgets why runs do not count: other attestations may be looked at now.
+    pub(super) fn forget(&mut self) {
+        self.doubts.clear();
+    }
+}
+
 impl Verifier<'_> {
     /// From now on, runs count by the list of signers that this commit has. Without a commit nobody is listed.
     pub fn trust_by(&mut self, commit: Option<Oid>) -> Result<(), VerifyError> {
@@ -62,7 +69,8 @@ impl Verifier<'_> {
     fn doubts_anew(&self, run: &Run) -> Result<Vec<Finding>, VerifyError> {
         let list = self.signers.list.as_deref().unwrap_or_default();
         let refs = self.evidence.attestations(&run.state_key, &run.executor_key)?;
-        let attested = self.store.attested_by(&refs, run.tip, &run.state_key, &run.executor_key, list)?;
+        let attested =
+            self.store.attested_by(&refs, run.tip, &run.state_key, &run.executor_key, list, self.budgets.signatures.left())?;
         let Some(mut missing) = attested.missing(self.means.trust, &run.tip, RUNNERS) else { return Ok(Vec::new()) };
         if self.signers.list.is_none() {
             missing.message.push_str(", for the commit that judges has no list of them");
@@ -70,7 +78,8 @@ impl Verifier<'_> {
             missing.message.push_str(&format!("; in their list, {}", wrong.message));
         }
         let told = |finding| Finding { severity: Severity::Error, ..finding };
-        Ok([missing].into_iter().chain(attested.findings.into_iter().map(told)).collect())
+        let unchecked = attested.unchecked.then(|| self.budgets.signatures.exhausted());
+        Ok([missing].into_iter().chain(unchecked).chain(attested.findings.into_iter().map(told)).collect())
     }
 
     /// The runs of a tree's own state that count. A run of another state was attested for what that one held.
@@ -87,16 +96,26 @@ impl Verifier<'_> {
         Ok(found)
     }
 
-    /// The maintainers, by the list of the tree `by`, who have attested one of these runs.
-    pub(super) fn maintainers(&self, runs: &[Run], by: Oid) -> Result<Vec<String>, VerifyError> {
-        let Some(list) = self.store.signers_file(by, MAINTAINERS)? else { return Ok(Vec::new()) };
-        let mut names = BTreeSet::new();
+    /// The maintainers, by the list of the tree `by`, who have attested one of these runs; a finding where not all could be looked at.
+    pub(super) fn maintainers(&self, runs: &[Run], by: Oid) -> Result<(Vec<String>, Option<Finding>), VerifyError> {
+        let Some(list) = self.store.signers_file(by, MAINTAINERS)? else { return Ok((Vec::new(), None)) };
+        let (mut names, mut unchecked) = (BTreeSet::new(), false);
         for run in runs {
             let refs = self.evidence.attestations(&run.state_key, &run.executor_key)?;
-            let attested = self.store.attested_by(&refs, run.tip, &run.state_key, &run.executor_key, &list)?;
+            let attested = self.store.attested_by(
+                &refs,
+                run.tip,
+                &run.state_key,
+                &run.executor_key,
+                &list,
+                self.budgets.signatures.left(),
+            )?;
             names.extend(attested.distinct().into_iter().map(|signer| signer.principal.clone()));
+            unchecked |= attested.unchecked;
         }
-        Ok(names.into_iter().collect())
+        // Whoever attested is known to have done so, and more is not asked.
+        let unchecked = (unchecked && names.is_empty()).then(|| self.budgets.signatures.exhausted());
+        Ok((names.into_iter().collect(), unchecked))
     }
 
     /// Whether runs count only by the word of signers, and somebody is listed.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::state::denied;
+use super::limits::not_walked;
 use super::trust::all;
 use super::{Run, TreeVerdict, Verifier, VerifyError, cut, unique, unreadable};
 use crate::document::SCHEMA_VERSION;
@@ -12,8 +12,6 @@ use crate::document::path::{RepoPath, printable};
 use crate::document::push_input::{Attestation, PushInput, PushedUpdate, Pusher, UpdateKind};
 use crate::gate::paths::{EXECUTOR_CONFIG_PATH, is_policy_test};
 use crate::gate::signers::MAINTAINERS;
-use crate::pipeline::inputs::{self, ExecutorSource, From};
-use crate::pipeline::rederive::{Forgetful, gates};
 use crate::policy::{Bundle, DEFAULT_BUNDLE, Decision, PUSH_FOLDER, PUSH_QUERY, PolicyFile, Question, evaluate};
 use crate::store::commits::HistoryError;
 use crate::store::compare::{Difference, Everything, Interest};
@@ -22,6 +20,9 @@ use crate::store::{Oid, Store};
 
 /// The largest policy file that is read, in bytes.
 const MAX_POLICY: u64 = 1 << 20;
+
+/// From how many refs on their histories are looked at together.
+const MANY: usize = 8;
 
 /// One update of a ref, as a push or a person names it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,6 +51,8 @@ pub struct Subject {
     pub known: Vec<Oid>,
     /// Who pushes.
     pub pusher: Option<Pusher>,
+    /// What the refs of those namespaces begin with whose evidence counts.
+    pub namespaces: Vec<String>,
 }
 
 /// What an update comes to.
@@ -108,6 +111,7 @@ impl Verifier<'_> {
             },
         };
         let ends = Ends { old, judge: old.or(subject.base), new, before: self.before(old, subject.base, new) };
+        self.count(&subject.namespaces);
         self.trust_by(ends.judge.or(subject.anchor))?;
         let mut findings = match new {
             Some(new) => self.brought(new, &ends, subject, &mut outcome)?,
@@ -126,9 +130,9 @@ impl Verifier<'_> {
     /// The commit whose declaration counts beside the new one's, and whether it vouches for what it has in common with that: the tip that the
     /// ref had. A ref that is new has none: then it is the main branch's tip, or where it forked from it, for what main declared later
     /// does not bind it. Such a commit is no tip that was ever verified, and vouches for nothing.
-    fn before(&self, old: Option<Oid>, base: Option<Oid>, new: Option<Oid>) -> Option<(Oid, bool)> {
+    fn before(&mut self, old: Option<Oid>, base: Option<Oid>, new: Option<Oid>) -> Option<(Oid, bool)> {
         let (None, Some(base), Some(new)) = (old, base, new) else { return old.map(|old| (old, true)) };
-        match self.store.fork(base, new) {
+        match self.fork(base, new) {
             Some(fork) if fork == base => Some((base, true)),
             Some(fork) if fork == new => None,
             Some(fork) => Some((fork, false)),
@@ -136,15 +140,45 @@ impl Verifier<'_> {
         }
     }
 
+    /// Where two histories part. The first few are walked each, and then everything before `base` is kept: a push may bring many refs.
+    fn fork(&mut self, base: Oid, new: Oid) -> Option<Oid> {
+        self.forks += 1;
+        if self.forks < MANY {
+            return self.store.fork(base, new);
+        }
+        let (store, limit) = (self.store, self.means.limits.commits);
+        match self.pasts.entry(base).or_insert_with(|| store.past(base, limit)) {
+            Some(past) => past.fork(store, new),
+            None => store.fork(base, new),
+        }
+    }
+
+    /// Walks the history that several updates bring, once for all of them: none of it is walked again. Where that does not go well, it is
+    /// walked for each, so that what is wrong is told of the right one.
+    pub fn walk(&mut self, updates: &[Update], known: &[Oid]) {
+        let ordinary = updates.iter().filter(|update| update.name.as_deref().is_none_or(|name| !name.starts_with("refs/cbia/")));
+        let moves: Vec<(Option<Oid>, Oid)> = ordinary.filter_map(|update| Some((update.old, update.new?))).collect();
+        if moves.len() < MANY {
+            return;
+        }
+        let peel = |id: Oid| self.store.peel(id).ok().flatten();
+        let tips: Vec<Oid> = moves.iter().filter_map(|(_, new)| peel(*new)).collect();
+        let known: Vec<Oid> = moves.iter().filter_map(|(old, _)| peel((*old)?)).chain(known.iter().copied()).collect();
+        if let Ok(found) = self.store.new_commits_of(&tips, &known, self.budgets.commits) {
+            self.budgets.commits -= found.len();
+            self.walked.extend(tips);
+        }
+    }
+
     /// What the commits bring.
     fn brought(&mut self, new: Oid, ends: &Ends, subject: &Subject, outcome: &mut Outcome) -> Result<Vec<Finding>, VerifyError> {
         let mut commits = vec![new];
-        if subject.judged || subject.each {
+        if subject.each || subject.judged && !self.walked.contains(&new) {
             let elsewhere = || subject.base.into_iter().chain(subject.known.iter().copied()).collect();
             let known: Vec<Oid> = ends.old.map_or_else(elsewhere, |old| vec![old]);
-            match self.store.new_commits(new, &known, self.commits_left) {
+            match self.store.new_commits(new, &known, self.budgets.commits) {
                 Ok(found) => {
-                    self.commits_left -= found.len();
+                    self.budgets.commits -= found.len();
                     if subject.each {
                         commits = found.into_iter().rev().collect();
                         // A tip that is known already is still what the ref will be.
@@ -233,10 +267,8 @@ impl Verifier<'_> {
                 Vec::new()
             }
         };
-        if let (Some(before), Some(new), false) = (before_tree, new_tree, refuses(&findings))
-            && changed.iter().any(|difference| difference.path.starts_with(b"policy"))
-        {
-            findings.extend(self.weakened(before, new)?);
+        if let (Some(before), Some(new), false) = (before_tree, new_tree, refuses(&findings)) {
+            findings.extend(self.weakened(before, new, &changed)?);
         }
         let maintained = match judge_tree {
             Some(tree) => self.store.thing_at(tree, MAINTAINERS)?.is_some(),
@@ -263,7 +295,9 @@ impl Verifier<'_> {
                 // The state does not tell the executor; where that changes, it is the run that the tree was verified by.
                 let executor = changed.iter().any(|difference| difference.path == EXECUTOR_CONFIG_PATH.as_bytes());
                 let runs = if executor { own.into_iter().collect() } else { self.own_runs(tree)? };
-                self.maintainers(&runs, by)?
+                let (signers, unchecked) = self.maintainers(&runs, by)?;
+                findings.extend(unchecked);
+                signers
             }
             _ => Vec::new(),
         };
@@ -287,6 +321,9 @@ impl Verifier<'_> {
             Ok(bundle) => bundle,
             Err(refused) => return Ok(findings.into_iter().chain(refused).collect()),
         };
+        if let Err(finding) = self.budgets.decisions.spend() {
+            return Ok(findings.into_iter().chain([finding]).collect());
+        }
         let value = crate::document::json::to_value(&input);
         let answer = evaluate(self.means.cage, &Question { bundle: &bundle, query: PUSH_QUERY, input: &value });
         if answer.decision == Decision::Allow {
@@ -313,37 +350,8 @@ impl Verifier<'_> {
         // Told one by one they are bounded; that there are more is enough to know.
         let limits = TreeLimits { max_entries: 1_000_000, ..TreeLimits::default() };
         self.store
-            .compare(Some(before), Some(new), &Everything, limits)
-            .map_err(|error| unreadable("what changes cannot be told", &error))
-    }
-
-    /// Whether the state would have been refused by the policies before it: a change may not loosen them and use that at once.
-    fn weakened(&self, before: Oid, new: Oid) -> Result<Vec<Finding>, VerifyError> {
-        let source = || ExecutorSource::Resolved(Box::new(crate::executor::resolve::builtin()));
-        let (Ok(was), Ok(mut is)) =
-            (inputs::take(self.store, From::Tree(before), &source()), inputs::take(self.store, From::Tree(new), &source()))
-        else {
-            return Ok(Vec::new());
-        };
-        if was.policy_bundle_hash() == is.policy_bundle_hash() || was.pipeline.is_err() || is.pipeline.is_err() {
-            return Ok(Vec::new());
-        }
-        // What the state is by its own policies is judged elsewhere; by the same measure, or the difference would not be theirs.
-        let mut judge = Forgetful::new(self.means.cage);
-        if gates(&is, &mut judge).admission.is_none() {
-            return Ok(Vec::new());
-        }
-        is.bundle = was.bundle;
-        is.bundle_files = was.bundle_files;
-        let by_old = gates(&is, &mut judge);
-        if by_old.admission.is_some() {
-            return Ok(Vec::new());
-        }
-        let why = denied(&by_old.findings).message;
-        let why = why.split_once(": ").map_or(String::new(), |(_, why)| format!(": {why}"));
-        let message = format!("the policies before this change refuse its state, and its own do not{why}");
-        let hint = "change the policies in one push, and use what they allow in the next";
-        Ok(vec![Finding::error(Code::PolicyWeakened, message).at("policy").hint(hint)])
+            .compare_within(Some(before), Some(new), &Everything, limits, self.budgets.names.left())
+            .map_err(|error| not_walked("what changes cannot be told", &error, &self.budgets.names))
     }
 }
 

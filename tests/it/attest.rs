@@ -255,7 +255,17 @@ fn what_is_no_attestation_of_this_run_does_not_count() {
     let id = Oid::from_hex(good.as_bytes()).unwrap();
     let by = |name: String| {
         let refs = [(name.parse().unwrap(), id)];
-        store.attested_by(&refs, site.run, &site.state_key, &site.executor_key, allowed.as_bytes()).unwrap().count()
+        store
+            .attested_by(
+                &refs,
+                site.run,
+                &site.state_key,
+                &site.executor_key,
+                allowed.as_bytes(),
+                &std::cell::Cell::new(usize::MAX),
+            )
+            .unwrap()
+            .count()
     };
     assert_eq!(by(name.clone()), 1);
     assert_eq!(by(name.replace("refs/cbia/", "refs/cbia/remotes/origin/")), 1);

@@ -18,6 +18,7 @@ mod push;
 mod recipes;
 mod refusals;
 mod reuse;
+mod servers;
 mod share;
 mod support;
 mod tidy;

@@ -201,6 +201,59 @@ fn what_no_run_produced_is_refused() {
             &["gen-not-regular"],
         ),
         (
+            "a submodule in its place",
+            Box::new(|| {
+                repo.remove(NOTE);
+                repo.git(["rm", "-q", "--cached", NOTE]);
+                repo.git(["update-index", "--add", "--cacheinfo", &format!("160000,{},{NOTE}", doors.base)]);
+                std::fs::create_dir_all(repo.path().join(NOTE)).unwrap();
+            }),
+            &["gen-not-regular"],
+        ),
+        (
+            "a submodule beside it",
+            Box::new(|| {
+                repo.git(["update-index", "--add", "--cacheinfo", &format!("160000,{},out/more", doors.base)]);
+                std::fs::create_dir_all(repo.path().join("out/more")).unwrap();
+            }),
+            &["gen-not-regular"],
+        ),
+        (
+            "a submodule for the whole folder",
+            Box::new(|| {
+                repo.remove("out");
+                repo.git(["rm", "-q", "-r", "--cached", "out"]);
+                repo.git(["update-index", "--add", "--cacheinfo", &format!("160000,{},out", doors.base)]);
+                std::fs::create_dir_all(repo.path().join("out")).unwrap();
+            }),
+            &["gen-missing", "gen-not-regular"],
+        ),
+        (
+            "a symbolic link for the whole folder",
+            Box::new(|| {
+                repo.remove("out");
+                std::fs::create_dir_all(repo.path().join("elsewhere")).unwrap();
+                repo.write("elsewhere/note.txt", "by hand\n");
+                std::os::unix::fs::symlink("elsewhere", repo.path().join("out")).unwrap();
+            }),
+            &["gen-missing", "gen-not-regular"],
+        ),
+        (
+            "a symbolic link to the artifact itself",
+            Box::new(|| {
+                let text = repo.read(NOTE);
+                repo.write("elsewhere.txt", text);
+                repo.remove(NOTE);
+                std::os::unix::fs::symlink("../elsewhere.txt", repo.path().join(NOTE)).unwrap();
+            }),
+            &["gen-not-regular"],
+        ),
+        (
+            "a symbolic link beside it",
+            Box::new(|| std::os::unix::fs::symlink("note.txt", repo.path().join("out/more.txt")).unwrap()),
+            &["gen-not-regular"],
+        ),
+        (
             "an executable",
             Box::new(|| {
                 use std::os::unix::fs::PermissionsExt as _;
@@ -344,6 +397,55 @@ fn policies_are_not_loosened_and_used_at_once() {
     repo.run();
     repo.commit();
     doors.accepts("used", &["origin", "main"]);
+}
+
+#[test]
+fn schemas_are_not_loosened_and_used_at_once() {
+    let schema = "schemas/note.schema.json";
+    let doors = Doors::after(|repo| {
+        let pipeline = repo.read(PIPELINE);
+        repo.write(PIPELINE, pipeline.replace(NOTE, "out/note.json"));
+        repo.write("control/templates/note.txt.j2", "{\"words\": 2}\n");
+        repo.write_json(schema, &json!({"type": "object", "properties": {"words": {"maximum": 5}}}));
+        repo.set(PIPELINE, "/check", json!({"schemas": [{"paths": "out/*.json", "schema": schema}]}));
+    });
+    let repo = &doors.client;
+    let reset = || drop(repo.git(["reset", "-q", "--hard", &doors.base]));
+    let use_it = || repo.write("control/templates/note.txt.j2", "{\"words\": 7}\n");
+    let looser = json!({"type": "object", "properties": {"words": {"maximum": 9}}});
+    let cases: [(&str, &dyn Fn()); 4] = [
+        ("a schema that asks less", &|| repo.write_json(schema, &looser)),
+        ("no rule", &|| repo.set(PIPELINE, "/check", json!(null))),
+        ("a rule for other paths", &|| repo.set(PIPELINE, "/check/schemas/0/paths", json!("out/*.yaml"))),
+        ("another schema", &|| {
+            repo.write_json("schemas/other.schema.json", &looser);
+            repo.set(PIPELINE, "/check/schemas/0/schema", json!("schemas/other.schema.json"));
+        }),
+    ];
+    for (name, loosen) in cases {
+        reset();
+        loosen();
+        use_it();
+        repo.run();
+        repo.commit();
+        doors.refuses(name, WITH_RUNS, &["check-weakened"]);
+    }
+    // One after the other, each can be looked at.
+    reset();
+    repo.write_json(schema, &looser);
+    repo.run();
+    repo.commit();
+    doors.accepts("loosened", &["origin", "main"]);
+    use_it();
+    repo.run();
+    repo.commit();
+    doors.accepts("used", &["origin", "main"]);
+    // What asks more, and is satisfied, is not loosened.
+    repo.write_json(schema, &json!({"type": "object", "properties": {"words": {"maximum": 8}}, "required": ["words"]}));
+    repo.write("control/templates/note.txt.j2", "{\"words\": 8}\n");
+    repo.run();
+    repo.commit();
+    doors.accepts("tightened", &["origin", "main"]);
 }
 
 #[test]

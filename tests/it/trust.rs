@@ -399,3 +399,41 @@ fn installed_hooks_judge_a_push_beside_the_hook_that_was_there() {
     assert_eq!(codes(&push(&["--no-verify"]).exits(1).stderr, "remote: error: "), wanted);
     assert_eq!(server.refs("refs/heads"), [("refs/heads/main".to_owned(), head)]);
 }
+
+#[test]
+fn only_so_many_signatures_are_checked_in_one_push() {
+    let doors = signed_doors(&[("ada@example.org", "ada"), ("bob@example.org", "bob")]);
+    trusting(&doors, "2");
+    let repo = &doors.client;
+    next_state(repo);
+    repo.commit();
+    attest(repo, "ada");
+    attest(repo, "bob");
+    let push = |limit: &str| {
+        doors.server.git(["config", "cbia.maxPushSignatures", limit]);
+        doors.push(&[&["--no-verify", "origin"], WITH_ALL].concat())
+    };
+    // Two that are pushed, and the same two for the run that they attest.
+    let cases: [(&str, &[&str]); 2] = [("1", &["attestation-missing", "push-too-large"]), ("3", &["push-too-large"])];
+    for (limit, wanted) in cases {
+        let ran = push(limit).exits(1);
+        let wanted: BTreeSet<String> = wanted.iter().map(|code| (*code).to_owned()).collect();
+        assert_eq!(codes(&ran.stderr, "remote: error: "), wanted, "{limit}: {}", ran.stderr);
+        assert!(ran.stderr.contains(&format!("more than {limit} signatures would have to be checked")), "{}", ran.stderr);
+    }
+    push("4").ok();
+
+    // A maintainer's word counts like any other.
+    let doors = Doors::after(|repo| repo.write(MAINTAINERS, list(repo, &[("ada@example.org", "ada")])));
+    let repo = &doors.client;
+    repo.write("schemas/more.schema.json", "{}\n");
+    repo.run();
+    repo.commit();
+    attest(repo, "ada");
+    let push = |limit: &str| {
+        doors.server.git(["config", "cbia.maxPushSignatures", limit]);
+        doors.push(&[&["--no-verify", "origin"], WITH_ALL].concat())
+    };
+    assert_eq!(codes(&push("1").exits(1).stderr, "remote: error: "), BTreeSet::from(["push-too-large".to_owned()]));
+    push("2").ok();
+}

@@ -1,5 +1,6 @@
 //! Bringing in what a remote has: all of it, or exactly what a miss asks for. What is verified becomes usable, and nothing else.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 
 use super::ledgers::{INCOMING, News};
@@ -257,7 +258,7 @@ impl Store {
         let RunName { state_key, executor_key } = name;
         let mut refs = self.refs_under(&format!("{prefix}attestations/{state_key}/{executor_key}/"))?;
         refs.extend(self.attestations(&state_key, &executor_key)?);
-        let attested = self.attested_by(&refs, id, &state_key, &executor_key, signers)?;
+        let attested = self.attested_by(&refs, id, &state_key, &executor_key, signers, &Cell::new(usize::MAX))?;
         Ok(attested.missing(sharing.trust, &id, RUNNERS).map(|finding| finding.message))
     }
 
