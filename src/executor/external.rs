@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -44,12 +45,13 @@ pub(super) fn command(program: &Path) -> Command {
     Command::new(program)
 }
 
-/// Becomes the ordered program, whose errors go to `errors`. Returns only why that could not be.
-pub(super) fn become_program(order: &Order, errors: OwnedFd) -> io::Error {
-    let held = match order.sha256.map(|sha256| resolve::hold(&order.program, &sha256)).transpose() {
-        Ok(held) => held.flatten(),
-        Err(error) => return error,
-    };
+/// The ordered program, open, if it is the one that was admitted.
+pub(super) fn hold_program(order: &Order) -> io::Result<Option<File>> {
+    order.sha256.map(|sha256| resolve::hold(&order.program, &sha256)).transpose().map(Option::flatten)
+}
+
+/// Becomes the ordered program, which is `held`, and whose errors go to `errors`. Returns only why that could not be.
+pub(super) fn become_program(order: &Order, held: Option<File>, errors: OwnedFd) -> io::Error {
     let path = match &held {
         // The open file, whatever its name stands for by now.
         Some(file) => PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())),
@@ -95,19 +97,19 @@ pub struct Host<'a> {
 /// Scratch directories that their supervisors are removing, while whoever had them goes on with what was harvested. Dropping it waits for all of
 /// them, and removes what a supervisor that was killed has left.
 #[derive(Debug, Default)]
-pub struct Clearing(Mutex<Vec<(Child, Scratch)>>);
+pub struct Clearing(Mutex<Vec<(Option<Child>, Scratch)>>);
 
 impl Clearing {
-    fn add(&self, supervisor: Child, scratch: Scratch) {
+    fn add(&self, supervisor: Option<Child>, scratch: Scratch) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push((supervisor, scratch));
     }
 }
 
 impl Drop for Clearing {
     fn drop(&mut self) {
-        for (mut supervisor, scratch) in self.0.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        for (supervisor, scratch) in self.0.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
             // Not at the same time as the supervisor does.
-            supervisor.wait().ok();
+            drop(supervisor.map(|mut process| process.wait()));
             drop(scratch);
         }
     }
@@ -144,6 +146,15 @@ pub fn execute(job: &Job<'_>, host: &Host<'_>, permit: Permit<'_>) -> Execution 
     let Some(config) = &job.executor.config else {
         return Execution::refused(vec![Finding::error(Code::ExecutorUnavailable, "no executor is configured")]);
     };
+    let failed = |error: io::Error| {
+        let message = format!("the executor could not be supervised: {error}");
+        Execution::refused(vec![Finding::error(Code::ExecutorFailed, message)])
+    };
+    // It gets ready while the rest is.
+    let supervisor = match Supervisor::start(host) {
+        Ok(supervisor) => supervisor,
+        Err(error) => return failed(error),
+    };
     let (at, request) = (job.request.0, json::pretty(job.request.1));
     let prepared = prepare(job, &request, config, host);
     let (scratch, order, secrets) = match prepared {
@@ -153,7 +164,7 @@ pub fn execute(job: &Job<'_>, host: &Host<'_>, permit: Permit<'_>) -> Execution 
     let conversed = std::thread::scope(|scope| {
         // While the supervisor starts; the program does not before both have said yes.
         let mut checking = Some(scope.spawn(|| validate(Kind::ExecutorRequest, at.as_str(), &request, job.request.1)));
-        converse(&order, host, &secrets, &mut |level| {
+        converse(supervisor, &order, host, &secrets, &mut |level| {
             let broken = checking.take().map(|check| check.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
             let broken = broken.into_iter().flatten().map(|finding| Finding { code: Code::RequestInvalid, ..finding });
             let broken: Vec<Finding> = broken.collect();
@@ -162,12 +173,9 @@ pub fn execute(job: &Job<'_>, host: &Host<'_>, permit: Permit<'_>) -> Execution 
     });
     let ended = match conversed {
         Ok(ended) => ended,
-        Err(error) => {
-            let message = format!("the executor could not be supervised: {error}");
-            return Execution::refused(vec![Finding::error(Code::ExecutorFailed, message)]);
-        }
+        Err(error) => return failed(error),
     };
-    let Ended { log, printed, refusals, verdict, supervisor: Supervisor { process, channel } } = ended;
+    let Ended { log, printed, refusals, verdict, supervisor } = ended;
     let mut verdict = verdict.unwrap_or_else(|| Verdict {
         level: "none".into(),
         fate: Fate::Unstartable("its supervisor ended without a word".into()),
@@ -181,10 +189,9 @@ pub fn execute(job: &Job<'_>, host: &Host<'_>, permit: Permit<'_>) -> Execution 
         Some(finding) => Err(vec![finding]),
         None => collect(&scratch, job.outputs, job.phase, at, &order.bounds),
     };
-    // The supervisor sees its channel closed, removes the scratch directory, and ends, while what was read is verified here.
-    drop(channel);
+    // The supervisor removes the scratch directory and ends, while what was read is verified here.
+    host.clearing.add(supervisor.let_go(), scratch);
     let harvest = collected.and_then(Collected::verify).and_then(|harvest| without_secrets(harvest, &secrets));
-    host.clearing.add(process, scratch);
     let mut warnings = Vec::new();
     if printed > order.bounds.log_bytes {
         let message = format!(
@@ -279,10 +286,44 @@ fn environment(config: &ExecutorConfig, host: &Host<'_>) -> Result<Variables, Ve
     if findings.is_empty() { Ok((environment, secrets)) } else { Err(findings) }
 }
 
+/// A process that starts the executor, and clears away what it leaves. One that is dropped without an order ends, and is waited for.
 struct Supervisor {
-    process: Child,
+    /// Absent once it was let go.
+    process: Option<Child>,
     /// Closing it lets the supervisor end.
-    channel: UnixStream,
+    channel: Option<UnixStream>,
+    printed: Option<(ChildStdout, ChildStderr)>,
+}
+
+impl Supervisor {
+    fn start(host: &Host<'_>) -> io::Result<Self> {
+        let (channel, theirs) = UnixStream::pair()?;
+        let mut process = command(&host.program)
+            .args([ARGUMENT, SUPERVISE])
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let printed = process.stdout.take().zip(process.stderr.take());
+        Ok(Self { process: Some(process), channel: Some(channel), printed })
+    }
+
+    /// Lets it end, and gives the process, which is to be waited for.
+    fn let_go(mut self) -> Option<Child> {
+        drop(self.channel.take());
+        self.process.take()
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        drop((self.channel.take(), self.printed.take()));
+        if let Some(mut process) = self.process.take() {
+            process.wait().ok();
+        }
+    }
 }
 
 struct Ended {
@@ -294,23 +335,22 @@ struct Ended {
     supervisor: Supervisor,
 }
 
-/// Starts the supervisor, and reads what is printed until it gives its verdict. Never waits for a pipe that somebody holds.
-fn converse(order: &Order, host: &Host<'_>, secrets: &[String], permit: Permit<'_>) -> io::Result<Ended> {
-    let (channel, theirs) = UnixStream::pair()?;
-    let mut process = command(&host.program)
-        .args([ARGUMENT, SUPERVISE])
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
+/// Gives the supervisor its order, and reads what is printed until it gives its verdict. Never waits for a pipe that somebody holds.
+fn converse(
+    mut supervisor: Supervisor,
+    order: &Order,
+    host: &Host<'_>,
+    secrets: &[String],
+    permit: Permit<'_>,
+) -> io::Result<Ended> {
+    let printed = supervisor.printed.take();
+    let (Some((mut out, mut err)), Some(channel)) = (printed, &supervisor.channel) else {
+        return Err(io::Error::other("there are no pipes"));
+    };
     let mut line = json::to_value(order).to_string().into_bytes();
     line.push(b'\n');
-    let (out, err) = (process.stdout.take(), process.stderr.take());
-    let supervisor = Supervisor { process, channel };
-    (&supervisor.channel).write_all(&line)?;
-    let (Some(mut out), Some(mut err)) = (out, err) else { return Err(io::Error::other("there are no pipes")) };
+    let mut to_it: &UnixStream = channel;
+    to_it.write_all(&line)?;
     for stream in [out.as_fd(), err.as_fd()] {
         rustix::io::ioctl_fionbio(stream, true)?;
     }
@@ -323,7 +363,7 @@ fn converse(order: &Order, host: &Host<'_>, secrets: &[String], permit: Permit<'
         if printed.take(&mut out, &mut buffer) | printed.take(&mut err, &mut buffer) {
             if printed.total > MAX_PRINTED {
                 // The supervisor sees that nobody wants the result any more.
-                supervisor.channel.shutdown(std::net::Shutdown::Write).ok();
+                channel.shutdown(std::net::Shutdown::Write).ok();
             }
             pause = SHORTEST_PAUSE;
             continue;
@@ -333,16 +373,16 @@ fn converse(order: &Order, host: &Host<'_>, secrets: &[String], permit: Permit<'
             break;
         }
         // It is the supervisor's word that is waited for; what is printed may wait a moment.
-        supervisor.channel.set_read_timeout(Some(pause))?;
+        channel.set_read_timeout(Some(pause))?;
         pause = (pause * 2).min(LONGEST_PAUSE);
-        match listen(&supervisor.channel, &mut said) {
+        match listen(channel, &mut said) {
             Heard::Nothing => {}
             Heard::Said(Notice::Reached(level)) => {
                 refusals = permit(&level);
                 if refusals.is_empty() {
-                    (&supervisor.channel).write_all(b"\n").ok();
+                    to_it.write_all(b"\n").ok();
                 } else {
-                    supervisor.channel.shutdown(std::net::Shutdown::Write).ok();
+                    channel.shutdown(std::net::Shutdown::Write).ok();
                 }
             }
             Heard::Said(Notice::Ended(last)) => (verdict, ended) = (Some(last), true),

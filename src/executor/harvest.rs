@@ -265,7 +265,12 @@ fn walk(reader: &Reader<'_>) -> Result<Walk, Vec<Finding>> {
     let mut walk = Walk::default();
     let mut files = Vec::new();
     let mut level: Vec<Vec<u8>> = vec![Vec::new()];
+    let report = reader.report.0.as_str().rsplit_once('/').map_or("", |(folder, _)| folder).as_bytes();
     while !level.is_empty() {
+        // The report takes longest, so that it is not what is waited for in the end.
+        if let Some(at) = level.iter().position(|folder| folder == report) {
+            level.swap(0, at);
+        }
         let listed = in_parallel(&level, |folder| list(reader, folder));
         level.clear();
         for listing in listed {

@@ -99,7 +99,7 @@ fn digest(path: &str) -> io::Result<Option<Digest>> {
     if !std::fs::metadata(path)?.is_file() {
         return Ok(None);
     }
-    std::fs::read(path).map(|bytes| Some(Digest::of(&bytes)))
+    Digest::of_reader(&mut std::fs::File::open(path)?).map(Some)
 }
 
 /// What is wrong with a program that was admitted earlier, if it has changed since.
@@ -127,12 +127,12 @@ pub fn recheck(program: &Program) -> Option<Finding> {
 /// kept from it.
 pub fn hold(path: &str, sha256: &Digest) -> io::Result<Option<std::fs::File>> {
     let mut file = std::fs::File::open(path)?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    if Digest::of(&bytes) != *sha256 {
+    let mut first = Vec::with_capacity(2);
+    (&mut file).take(2).read_to_end(&mut first)?;
+    if Digest::of_reader(&mut first.as_slice().chain(&mut file))? != *sha256 {
         return Err(io::Error::other("it is not the program that was admitted: it has changed since"));
     }
-    let named = bytes.starts_with(b"#!") || !cfg!(target_os = "linux") || !std::path::Path::new("/proc/self/fd").exists();
+    let named = first == b"#!" || !cfg!(target_os = "linux") || !std::path::Path::new("/proc/self/fd").exists();
     Ok((!named).then_some(file))
 }
 

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
 
-use super::external::{become_program, command};
+use super::external::{become_program, command, hold_program};
 use super::{sandbox, scratch, wrap};
 use crate::document::confinement::{Fate, Notice, Order, Verdict, Word};
 use crate::document::json;
@@ -347,6 +347,8 @@ fn confined() -> io::Result<()> {
             Err(error) => Word::Unconfined(error),
             Ok(level) => {
                 say(&channel, &Word::Confined(level))?;
+                // Its bytes are hashed while it is asked whether it may run.
+                let held = hold_program(&order);
                 // Nobody has seen a byte of the program before it may run as well confined as this.
                 if channel.read(&mut [0; 1])? == 0 {
                     return Ok(());
@@ -355,7 +357,10 @@ fn confined() -> io::Result<()> {
                 let errors = io::stdout().as_fd().try_clone_to_owned()?;
                 match sandbox::limit(&order) {
                     Err(error) => Word::Unconfined(error),
-                    Ok(()) => Word::Unstartable(become_program(&order, errors).to_string()),
+                    Ok(()) => match held {
+                        Ok(held) => Word::Unstartable(become_program(&order, held, errors).to_string()),
+                        Err(error) => Word::Unstartable(error.to_string()),
+                    },
                 }
             }
         },

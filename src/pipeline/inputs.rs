@@ -3,9 +3,11 @@
 //! From here on a run reads this and nothing else, so that there is no window between check and use.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::OnceLock;
 
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::PipelineError;
 use crate::document::audit_bundle::AuditManifest;
@@ -19,7 +21,7 @@ use crate::document::inputs_manifest::{FileEntry, InputsManifest};
 use crate::document::objectives::Objective;
 use crate::document::path::RepoPath;
 use crate::document::phase::Phase;
-use crate::document::pipeline::Pipeline;
+use crate::document::pipeline::{Artifact, Pipeline};
 use crate::document::schema::{Kind, Sealed, load};
 use crate::executor::resolve;
 use crate::gate::Files;
@@ -88,6 +90,14 @@ pub struct Inputs {
     pub executor: GenExecutor,
     /// What GEN may see.
     pub manifest: InputsManifest,
+    places: OnceLock<Places>,
+}
+
+/// Where something stands in the documents, so that asking about every artifact takes no time that grows with their square.
+#[derive(Default)]
+struct Places {
+    artifacts: HashMap<RepoPath, usize>,
+    objectives: HashMap<String, usize>,
 }
 
 impl Files for Inputs {
@@ -109,6 +119,34 @@ impl Inputs {
     /// Listing hash of the policies that decide.
     pub fn policy_bundle_hash(&self) -> Digest {
         Digest::of_listing(self.bundle_files.iter().map(|(path, digest)| (path, *digest)))
+    }
+
+    /// The artifact that is declared at a path.
+    pub fn artifact(&self, path: &RepoPath) -> Option<&Artifact> {
+        let at = *self.places().artifacts.get(path)?;
+        self.pipeline.as_ref().ok()?.document.r#gen.artifacts.get(at)
+    }
+
+    /// The objective of this name, and the same with every member it had.
+    pub fn objective(&self, id: &str) -> Option<(&Objective, &Value)> {
+        let at = *self.places().objectives.get(id)?;
+        let objectives = self.objectives.as_ref().ok()?;
+        objectives.document.get(at).zip(objectives.value.get(at))
+    }
+
+    fn places(&self) -> &Places {
+        self.places.get_or_init(|| {
+            let artifacts = self.pipeline.iter().flat_map(|pipeline| &pipeline.document.r#gen.artifacts);
+            let objectives = self.objectives.iter().flat_map(|objectives| &objectives.document);
+            let mut places = Places::default();
+            for (at, artifact) in artifacts.enumerate() {
+                places.artifacts.entry(artifact.path.clone()).or_insert(at);
+            }
+            for (at, objective) in objectives.enumerate() {
+                places.objectives.entry(objective.id.clone()).or_insert(at);
+            }
+            places
+        })
     }
 
     /// Whether the run has a phase: an execution DAG may leave some out, and cannot leave out the indispensable ones.
@@ -272,6 +310,7 @@ pub fn take(store: &Store, from: From, executor: &ExecutorSource) -> Result<Inpu
         audit,
         executor,
         manifest,
+        places: OnceLock::new(),
     })
 }
 

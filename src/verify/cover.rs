@@ -163,11 +163,9 @@ pub(super) struct Basis {
 
 impl Basis {
     pub(super) fn of(inputs: &Inputs, path: &RepoPath) -> Option<Self> {
-        let pipeline = inputs.pipeline.as_ref().ok()?;
-        let artifact = pipeline.document.r#gen.artifacts.iter().find(|artifact| artifact.path == *path)?;
+        let artifact = inputs.artifact(path)?;
         let hash = |path: &RepoPath| inputs.files.get(path).map(|file| file.sha256);
-        let (objectives, ledger) = (inputs.objectives.as_ref().ok()?, inputs.ledger.as_ref().ok()?);
-        let values = objectives.value.as_array().map(Vec::as_slice).unwrap_or_default();
+        let ledger = inputs.ledger.as_ref().ok()?;
         let mut basis = Self {
             authorities: BTreeMap::new(),
             template: artifact.template.as_ref().map(|template| (template.clone(), hash(template))),
@@ -175,9 +173,9 @@ impl Basis {
             files: artifact.template.iter().cloned().collect(),
         };
         for id in &artifact.objectives {
-            let position = objectives.document.iter().position(|objective| objective.id == *id)?;
-            basis.objectives.push(json::canonical(values.get(position)?));
-            let authority = &objectives.document.get(position)?.source.authority_id;
+            let (objective, value) = inputs.objective(id)?;
+            basis.objectives.push(json::canonical(value));
+            let authority = &objective.source.authority_id;
             let entry = ledger.document.authority_set.iter().find(|entry| entry.authority_id == *authority)?;
             let file = entry.file();
             basis.authorities.insert(authority.clone(), file.as_ref().and_then(hash));
