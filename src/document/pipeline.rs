@@ -48,6 +48,25 @@ pub struct Outline<'a> {
     /// What GEN produces.
     #[serde(borrow)]
     pub r#gen: OutlineGen<'a>,
+    /// CHECK.
+    #[serde(borrow, default)]
+    pub check: OutlineCheck<'a>,
+}
+
+/// The same of CHECK.
+#[derive(Debug, Default, Deserialize)]
+pub struct OutlineCheck<'a> {
+    /// In declared order.
+    #[serde(borrow, default)]
+    pub schemas: Vec<OutlineRule<'a>>,
+}
+
+/// The same of a schema and the artifacts it applies to.
+#[derive(Debug, Deserialize)]
+pub struct OutlineRule<'a> {
+    /// Path of a JSON Schema.
+    #[serde(borrow)]
+    pub schema: Text<'a>,
 }
 
 /// The same of what GEN produces.

@@ -49,6 +49,7 @@ impl Verifier<'_> {
                 decides_always(path) || generated.holds(path) || named.holds(path)
             })
         {
+            self.unchanged.insert((tree, before));
             return Ok(Some(TreeVerdict::default()));
         }
         if self.means.own_work { self.worked_out(tree, &named, &generated) } else { Ok(None) }

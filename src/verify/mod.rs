@@ -142,6 +142,8 @@ pub struct Verifier<'a> {
     verdicts: HashMap<(Oid, Option<Oid>), Rc<TreeVerdict>>,
     /// Blobs that were seen to have a SHA-256.
     hashed: HashSet<(Oid, Digest)>,
+    /// Trees, with those before them, that differ in nothing that decides about generated files.
+    unchanged: HashSet<(Oid, Oid)>,
     /// The known runs, compared with the tree that was asked about last.
     surveyed: Option<Rc<search::Survey>>,
     /// What may still be done.
@@ -165,6 +167,7 @@ impl<'a> Verifier<'a> {
             signers: trust::Signers::default(),
             verdicts: HashMap::new(),
             hashed: HashSet::new(),
+            unchanged: HashSet::new(),
             surveyed: None,
             budgets: Budgets::new(&means.limits),
             walked: HashSet::new(),
