@@ -2,7 +2,8 @@
 """The reference executor: the contract of docs/executors/gen_executor.md in one short program.
 
 It needs Python 3 and its standard library only, opens no socket, reads no clock, and does the same each time: every artifact lists the
-statements of its objectives, each with the authority that it draws from. An artifact whose path ends in .json is JSON, any other is text.
+statements of its objectives, each with the authority that it draws from. An artifact whose path ends in .json is JSON, any other is text;
+both satisfy the pipeline that `git cbia init` writes.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import json
 import os
 import sys
 
-VERSION = "1"
+VERSION = "2"
 
 
 def read_json(path):
@@ -34,22 +35,15 @@ def sources(request):
 
 
 def render(artifact, objectives, authorities):
-    entries = []
-    for identifier in artifact["objectives"]:
-        objective = objectives[identifier]
+    names, statements = artifact["objectives"], []
+    for name in names:
+        objective = objectives[name]
         authority = objective["source"]["authority_id"]
-        entries.append(
-            {
-                "authority": authority,
-                "id": identifier,
-                "source": authorities.get(authority),
-                "statement": objective["statement"],
-            }
-        )
+        statements.append((objective["statement"], "from {} ({})".format(authority, authorities.get(authority))))
     if artifact["path"].endswith(".json"):
-        return json.dumps(entries, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
-    lines = ["{id}: {statement}\n  from {authority} ({source})".format(**entry) for entry in entries]
-    return "\n".join(lines) + "\n"
+        document = {"objectives": names, "rules": [" ".join(statement) for statement in statements]}
+        return json.dumps(document, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
+    return "".join("{}: {}\n  {}\n".format(name, *statement) for name, statement in zip(names, statements))
 
 
 def main():

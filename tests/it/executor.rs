@@ -111,6 +111,20 @@ pub(super) fn refused(repo: &Repo, codes: &[&str]) -> Ran {
 }
 
 #[test]
+fn the_reference_executor_satisfies_the_pipeline_that_init_writes() {
+    if !ready() {
+        return;
+    }
+    let repo = Repo::started();
+    repo.write("control/executors/gen_local.py", include_str!("../../control/executors/gen_local.py"));
+    repo.write_json(EXECUTOR, &json!({"kind": "local", "version": "1", "command": [PYTHON, "control/executors/gen_local.py"]}));
+    assert_eq!(repo.run(), "executed");
+    let rules: Value = serde_json::from_str(&repo.read("artifacts/rules.json")).unwrap();
+    assert_eq!(rules["objectives"], json!(["O-02"]));
+    assert_eq!(repo.run(), "replayed");
+}
+
+#[test]
 fn the_reference_executor_is_invoked_once_and_recorded() {
     if !ready() {
         return;
@@ -123,7 +137,7 @@ fn the_reference_executor_is_invoked_once_and_recorded() {
     assert_eq!(ran.gen_status(), "executed");
     assert_eq!(repo.read(NOTE), "O-1: A note.\n  from rule (docs/rule.md)\n");
     let report: Value = serde_json::from_str(&repo.read("execution/gen/executor.report.json")).unwrap();
-    assert_eq!(report["tool_versions"], json!({"gen_local": "1"}));
+    assert_eq!(report["tool_versions"], json!({"gen_local": "2"}));
     assert_eq!(report["artifacts"][0]["path"], NOTE);
     let request: Value = serde_json::from_str(&repo.read("execution/gen/request.json")).unwrap();
     let programs = &request["pre_gen_capsule"]["gen_executor"]["programs"];
