@@ -4,6 +4,7 @@
 //! read without their schemas: they are those of a tree that vouches, or of a state that was worked out.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::collections::{BTreeSet, HashSet};
 
 use super::evidence::Run;
@@ -44,10 +45,9 @@ impl Verifier<'_> {
         if let (Some(before), true) = (before, trusted)
             && let Ok(changed) =
                 self.store.compare_within(Some(before), Some(tree), &Everything, TreeLimits::default(), self.budgets.names.left())
-            && !changed.iter().map(|difference| difference.path.as_slice()).any(|path| {
-                // Whatever decides what the generated files should be, and these files themselves.
-                decides_always(path) || generated.holds(path) || named.holds(path)
-            })
+            // Whatever decides what the generated files should be, and these files themselves.
+            && !generated.holds_any(changed.iter().map(|difference| difference.path.as_slice()))
+            && !changed.iter().any(|difference| decides_always(&difference.path) || named.holds(&difference.path))
         {
             self.unchanged.insert((tree, before));
             return Ok(Some(TreeVerdict::default()));
@@ -105,20 +105,45 @@ fn decides_always(path: &[u8]) -> bool {
 struct Generated<'a> {
     globs: Globs,
     roots: Vec<Vec<u8>>,
+    outlines: Vec<&'a Outline<'a>>,
     /// The artifacts, as a file system that ignores case names them.
-    artifacts: HashSet<Cow<'a, str>>,
+    artifacts: OnceCell<HashSet<Cow<'a, str>>>,
 }
 
 impl<'a> Generated<'a> {
     fn new(outlines: impl IntoIterator<Item = &'a Outline<'a>>) -> Option<Self> {
-        let (mut patterns, mut artifacts) = (Vec::new(), HashSet::new());
-        for outline in outlines {
-            patterns.extend(outline.r#gen.generated.iter().map(|Text(pattern)| pattern));
-            artifacts.extend(outline.r#gen.artifacts.iter().map(|artifact| folded(&artifact.path.0)));
-        }
+        let outlines: Vec<_> = outlines.into_iter().collect();
+        let patterns = outlines.iter().flat_map(|outline| &outline.r#gen.generated).map(|Text(pattern)| pattern);
         let globs = Globs::new(patterns).ok()?;
         let roots = globs.prefixes().into_iter().map(|root| root.to_lowercase().into_bytes()).collect();
-        Some(Self { globs, roots, artifacts })
+        Some(Self { globs, roots, outlines, artifacts: OnceCell::new() })
+    }
+
+    fn named(&self) -> impl Iterator<Item = Cow<'a, str>> + '_ {
+        self.outlines.iter().flat_map(|outline| &outline.r#gen.artifacts).map(|artifact| folded(&artifact.path.0))
+    }
+
+    fn artifacts(&self) -> &HashSet<Cow<'a, str>> {
+        self.artifacts.get_or_init(|| self.named().collect())
+    }
+
+    /// Whether one of these paths is among them. There are fewer paths as a rule than artifacts, which are gone through once.
+    fn holds_any<'p>(&self, paths: impl Iterator<Item = &'p [u8]>) -> bool {
+        let mut asked = HashSet::new();
+        for path in paths {
+            if self.globs.matches_bytes(path) || self.is_above(path) {
+                return true;
+            }
+            asked.extend(std::str::from_utf8(path).ok().map(folded));
+        }
+        self.named().any(|artifact| asked.contains(&artifact))
+    }
+
+    /// Whether a path is where a folder of generated files should be.
+    fn is_above(&self, path: &[u8]) -> bool {
+        let longer = || self.roots.iter().filter(|root| root.len() >= path.len() && !path.is_empty());
+        let folded = longer().next().map(|_| String::from_utf8_lossy(path).to_lowercase().into_bytes());
+        folded.is_some_and(|path| longer().any(|root| is_at_or_below(root, &path)))
     }
 }
 
@@ -126,18 +151,12 @@ impl Interest for Generated<'_> {
     fn may_hold(&self, folder: &[u8]) -> bool {
         let folder = String::from_utf8_lossy(folder).to_lowercase().into_bytes();
         self.roots.iter().any(|root| is_at_or_below(root, &folder) || is_at_or_below(&folder, root))
-            || self.artifacts.iter().any(|path| is_at_or_below(path.as_bytes(), &folder))
+            || self.artifacts().iter().any(|path| is_at_or_below(path.as_bytes(), &folder))
     }
 
     fn holds(&self, path: &[u8]) -> bool {
-        let is_artifact = || std::str::from_utf8(path).is_ok_and(|path| self.artifacts.contains(&folded(path)));
-        // What lies where a folder of generated files should be.
-        let is_above = || {
-            let longer = || self.roots.iter().filter(|root| root.len() >= path.len() && !path.is_empty());
-            let folded = longer().next().map(|_| String::from_utf8_lossy(path).to_lowercase().into_bytes());
-            folded.is_some_and(|path| longer().any(|root| is_at_or_below(root, &path)))
-        };
-        self.globs.matches_bytes(path) || is_artifact() || is_above()
+        let is_artifact = || std::str::from_utf8(path).is_ok_and(|path| self.artifacts().contains(&folded(path)));
+        self.globs.matches_bytes(path) || is_artifact() || self.is_above(path)
     }
 }
 
