@@ -3,21 +3,28 @@
 //! An artifact is covered by an admitted run that produced exactly this blob at this path, under the same policies, by an executor that
 //! the tree accepts, from the same bytes of its own authorities, the same template and the same objectives. Which inputs an artifact
 //! depends on beyond these nobody knows, so every file that the `inputs` patterns match must have been seen, as it is now, by one of the
-//! runs that cover something.
+//! runs that cover something. What the tree asks of artifacts by themselves, their schemas and their form, is asked again where their run was asked
+//! something else.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
 
 use super::evidence::Run;
 use super::search::Found;
 use super::state::{Derived, Subject, absent, denied};
+use super::weakened::MAX_ARTIFACT;
 use super::{Covered, TreeVerdict, Verifier, VerifyError};
+use crate::artifact::Artifacts;
+use crate::artifact::check::enforce;
 use crate::document::digest::Digest;
-use crate::document::finding::{Code, Finding, Severity};
+use crate::document::finding::{Code, Finding, Severity, refuses};
 use crate::document::json;
 use crate::document::path::{RepoPath, printable};
 use crate::gate::paths::EXECUTOR_CONFIG_PATH;
 use crate::pipeline::inputs::Inputs;
-use crate::store::Oid;
+use crate::store::{Oid, Store};
 
 /// Why a run that produced a blob does not cover it any more.
 pub(super) struct Stale {
@@ -95,6 +102,9 @@ impl Verifier<'_> {
             let finding = Finding::error(Code::EvidenceMissing, message).at(format!("refs/cbia/runs/{state_key}"));
             wrong.insert(0, finding.hint(hint));
         }
+        if wrong.is_empty() {
+            wrong.extend(self.unchecked(subject, &covering, &verdict.covered)?);
+        }
         let stands = wrong.is_empty();
         // Runs of this state that do not hold are what is wrong, unless nothing is.
         let severity = if stands { Severity::Warning } else { Severity::Error };
@@ -102,6 +112,34 @@ impl Verifier<'_> {
         findings.extend(wrong);
         verdict.rests_on.extend(covering.into_values());
         Ok(())
+    }
+
+    /// What is wrong with artifacts that were checked by something else than what the tree asks of them: its schemas, and the form that it gives them.
+    fn unchecked(
+        &mut self,
+        subject: &Subject<'_>,
+        covering: &BTreeMap<Oid, Run>,
+        covered: &[Covered],
+    ) -> Result<Vec<Finding>, VerifyError> {
+        let Ok(pipeline) = &subject.inputs.pipeline else { return Ok(Vec::new()) };
+        let asked = asked(subject.inputs);
+        let mut otherwise: BTreeSet<Oid> = BTreeSet::new();
+        for (tip, run) in covering {
+            if !matches!(&*self.derive(run)?, Ok(derived) if self::asked(&derived.inputs) == asked) {
+                otherwise.insert(*tip);
+            }
+        }
+        let ids = covered.iter().filter(|covered| otherwise.contains(&covered.run));
+        let ids: BTreeMap<RepoPath, Oid> =
+            ids.filter_map(|covered| Some((covered.path.clone(), *subject.files.get(&covered.path)?))).collect();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let schemas = subject.inputs.schemas(self.store)?;
+        let findings = enforce(&Lying { store: self.store, ids: &ids }, &pipeline.document, &schemas);
+        let refused = findings.into_iter().filter(|finding| refuses(std::slice::from_ref(finding)));
+        let hint = "it was checked by other rules when it was made: git cbia run, and commit what it writes";
+        Ok(refused.map(|finding| finding.hint(hint)).collect())
     }
 
     /// What a run that is known made of this file, if it is out of date now.
@@ -113,6 +151,30 @@ impl Verifier<'_> {
             Some(Found::Covered(_) | Found::Doubted(_) | Found::Unknown) | None => None,
         })
     }
+}
+
+/// Artifacts as they lie in a tree, read one at a time.
+struct Lying<'a> {
+    store: &'a Store,
+    ids: &'a BTreeMap<RepoPath, Oid>,
+}
+
+impl Artifacts for Lying<'_> {
+    fn paths(&self) -> Box<dyn Iterator<Item = &RepoPath> + '_> {
+        Box::new(self.ids.keys())
+    }
+
+    fn bytes(&self, path: &RepoPath) -> Option<Cow<'_, [u8]>> {
+        self.store.read_blob(self.ids.get(path)?, MAX_ARTIFACT).ok().map(Cow::Owned)
+    }
+}
+
+/// What a state asks of artifacts by themselves: the rules of CHECK and STRUCT, and the schemas that these name.
+fn asked(inputs: &Inputs) -> Option<(Value, Vec<Option<Digest>>)> {
+    let pipeline = &inputs.pipeline.as_ref().ok()?.document;
+    let rules = pipeline.check.iter().flat_map(|check| &check.schemas);
+    let schemas = rules.map(|rule| inputs.files.get(&rule.schema).map(|file| file.sha256)).collect();
+    Some((json::to_value(&(&pipeline.check, &pipeline.r#struct)), schemas))
 }
 
 fn told(path: &RepoPath, run: &Run, stale: Stale) -> Finding {

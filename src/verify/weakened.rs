@@ -17,7 +17,7 @@ use crate::store::Oid;
 use crate::store::compare::{Difference, Thing};
 
 /// The largest artifact that is held against schemas, in bytes; a larger one counts as one that does not satisfy them.
-const MAX_ARTIFACT: u64 = 256 << 20;
+pub(super) const MAX_ARTIFACT: u64 = 256 << 20;
 
 impl Verifier<'_> {
     /// What the change from one tree to another loosens and uses at once. `changed` is all that differs between them.

@@ -676,6 +676,23 @@ fn admitted_content_passes_however_it_is_committed() {
     repo.git(["merge", "-q", "--no-edit", "side"]);
     assert_eq!((repo.read("out/a.txt"), repo.read("out/b.txt")), ("A!\n".to_owned(), "B!\n".to_owned()));
     push("a merge of independent work");
+    // The same merge, where the other side has come to ask something that an artifact of this side never had to satisfy.
+    repo.git(["branch", "kept"]);
+    repo.git(["checkout", "-q", "-B", "strict", &base]);
+    let mut strict = document.clone();
+    strict["struct"] = json!({"normalize": [{"paths": "out/b.txt", "format": "json"}]});
+    repo.write_json(PIPELINE, &strict);
+    ledger("A.\n", "{}\n");
+    repo.run();
+    repo.commit();
+    repo.git(["checkout", "-q", "-B", "stricter", "main~1"]);
+    repo.git(["merge", "-q", "--no-edit", "-X", "theirs", "strict"]);
+    doors.accepts("a merge whose every artifact satisfies what is asked of it now", &["origin", "stricter"]);
+    strict["struct"]["normalize"][0]["paths"] = json!("out/*.txt");
+    repo.write_json(PIPELINE, &strict);
+    repo.commit();
+    doors.refuses("rules that artifacts of an earlier run do not satisfy", &["stricter"], &["artifact-malformed"]);
+    repo.git(["checkout", "-q", "main"]);
     let explained = repo.cbia(["verify", "--explain", &format!("{base}..HEAD")]).ok();
     assert_eq!(explained.stdout.matches("a run of another state").count(), 3, "{}", explained.stdout);
 
