@@ -683,3 +683,16 @@ fn a_bundle_is_the_same_bytes_everywhere() {
     assert_eq!(ran.codes(), ["run-incomplete"]);
     assert!(!archive.exists());
 }
+
+#[test]
+fn a_branch_that_lacks_what_the_run_was_made_from_is_told() {
+    let repo = finished();
+    assert_eq!(repo.cbia(["promote", "--json"]).ok().codes(), [""; 0]);
+    // The branch gets what another state's run made, and not that state.
+    repo.replace("data/words.txt", "one", "1");
+    make_run(&repo);
+    assert_eq!(repo.cbia(["promote", "--json"]).ok().codes(), ["promotion-apart"]);
+    repo.cbia(["verify"]).exits(1);
+    repo.commit();
+    repo.cbia(["verify"]).ok();
+}
