@@ -334,6 +334,7 @@ impl Store {
             }
             drop(guard);
         }
+        self.forget_gone()?;
         Ok(collected)
     }
 

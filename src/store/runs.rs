@@ -1,5 +1,8 @@
 //! `refs/cbia/runs/<state_key>/<executor_key>`: one chain of phase commits per state and executor, write-once.
 
+use std::collections::HashSet;
+use std::ffi::OsString;
+
 use super::durable::Durability;
 use super::refs::{Cas, RefName};
 use super::{Oid, Store, StoreError};
@@ -56,6 +59,18 @@ impl Store {
         if !self.is_read_only() && self.create_dirs(&folder, self.common_dir()).is_ok() {
             std::fs::write(folder.join(tip.to_string()), worked_out(state_key, executor_key)).ok();
         }
+    }
+
+    /// Removes the notes of runs that are gone. A run that is made meanwhile keeps its note: it has its ref before that, and refs are looked at last.
+    pub(in crate::store) fn forget_gone(&self) -> Result<(), StoreError> {
+        let folder = self.common_dir().join(WORKED_OUT);
+        let names: Vec<_> = std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
+        let kept: HashSet<_> = self.runs()?.into_iter().map(|run| OsString::from(run.tip.to_string())).collect();
+        for name in names.into_iter().filter(|name| !kept.contains(name)) {
+            // One that cannot be removed harms nobody.
+            std::fs::remove_file(folder.join(name)).ok();
+        }
+        Ok(())
     }
 
     /// Every stored run, by name.

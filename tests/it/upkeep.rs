@@ -70,6 +70,11 @@ fn what_is_old_goes_and_can_be_made_again() {
     assert!(ran.json()["result"]["bytes"].as_u64().unwrap() > 0);
     let ran = gc(&repo, &["--older-than", "250d"]);
     assert_eq!(removed(&ran), planned);
+    // With the runs go the notes that this clone worked them out, and no others.
+    let notes = std::fs::read_dir(repo.path().join(".git/cbia/worked-out")).unwrap();
+    let notes: BTreeSet<String> = notes.map(|note| note.unwrap().file_name().into_string().unwrap()).collect();
+    let tips: BTreeSet<String> = repo.refs("refs/cbia/runs").into_iter().map(|(_, tip)| tip).collect();
+    assert_eq!((notes.len(), notes), (2, tips));
     let left: BTreeSet<String> = repo.refs("refs/cbia").into_iter().map(|(name, _)| name).collect();
     let wanted = all.iter().map(|(name, _)| name.clone()).filter(|name| !planned.contains(name)).collect();
     assert_eq!(left, wanted);
