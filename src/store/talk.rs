@@ -46,8 +46,6 @@ const NETWORK_SETTINGS: [&str; 16] = [
 const MAX_SAID: u64 = 16 << 20;
 /// How long a stream is waited for after its git has ended: a helper that stays behind may hold it open.
 const STREAM_WAIT: Duration = Duration::from_secs(2);
-/// The memory that a git may have however little may arrive, in bytes.
-const LEAST_MEMORY: u64 = 512 << 20;
 /// How index-pack calls what it has not yet verified, and leaves behind if it fails.
 const HALF_PACK: &str = "tmp_pack_";
 
@@ -175,6 +173,8 @@ pub(in crate::store) struct RefUpdate {
 #[cfg(target_os = "linux")]
 fn limit(child: &Child, bytes: u64) -> io::Result<()> {
     use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    /// The memory that a git may have however little may arrive, in bytes.
+    const LEAST_MEMORY: u64 = 512 << 20;
     for (resource, most) in [(Resource::Fsize, bytes), (Resource::Data, bytes.max(LEAST_MEMORY))] {
         match prlimit(Some(Pid::from_child(child)), resource, Rlimit { current: Some(most), maximum: Some(most) }) {
             // It has ended already.
