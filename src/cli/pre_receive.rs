@@ -34,7 +34,7 @@ pub fn run(context: &Context<'_>, _args: &Args, ui: &mut Ui) -> Result<u8, Comma
     }
     let pushed = updates.iter().filter_map(|update| Some((update.name.as_deref()?, update.new?)));
     let cage = context.environment.cage();
-    let means = Means { cage: &cage, trust: store.trust().map_err(CommandError::found)?, limits, own_work: false };
+    let means = Means::of(store, &cage, limits).map_err(CommandError::found)?;
     let mut verifier = Verifier::new(store, Evidence::with_pushed(store, pushed), means);
     let base = store.head().ok().flatten();
     let pusher = context.environment.pusher();

@@ -1,4 +1,5 @@
-//! What can be told of a tree without deriving anything: that nothing changed that matters, or that its run was worked out here.
+//! What can be told of a tree without deriving anything: that nothing changed that matters, or that its run was worked out here, or that
+//! enough of those whose word stands for deriving it have attested it.
 //!
 //! Only what is in order is told here. Whatever is not seen to be at once is looked at as a whole, which says what is wrong with it. Documents are
 //! read without their schemas: they are those of a tree that vouches, or of a state that was worked out.
@@ -19,7 +20,9 @@ use crate::document::pipeline::{Outline, Text};
 use crate::document::schema::Kind;
 use crate::gate::authority::LEDGER_PATH;
 use crate::gate::paths::{AUDIT_MANIFEST_PATH, EXECUTOR_CONFIG_PATH, PIPELINE_PATH, is_always_read};
+use crate::pipeline::finished::has_every_phase;
 use crate::pipeline::inputs;
+
 use crate::store::compare::{Everything, Interest};
 use crate::store::tree::TreeLimits;
 use crate::store::{Oid, Store};
@@ -52,27 +55,40 @@ impl Verifier<'_> {
             self.unchanged.insert((tree, before));
             return Ok(Some(TreeVerdict::default()));
         }
-        if self.means.own_work { self.worked_out(tree, &named, &generated) } else { Ok(None) }
+        if self.means.own_work || self.believes_words() { self.by_word(tree, &named, &generated) } else { Ok(None) }
     }
 
-    /// The verdict of a tree whose run this clone worked out itself, where its word counts. The run's commit names every byte of it, so that
-    /// nothing is left to see but that the tree has its state, its executor, and its files.
-    fn worked_out(&mut self, tree: Oid, named: &Named, generated: &Generated<'_>) -> Result<Option<TreeVerdict>, VerifyError> {
+    /// The verdict of a tree whose run is believed without deriving it: this clone worked it out itself, or enough signers attested it, where
+    /// that counts. The run's commit names every byte of it, so that nothing is left to see but that the tree has its state, its executor,
+    /// and its files.
+    fn by_word(&mut self, tree: Oid, named: &Named, generated: &Generated<'_>) -> Result<Option<TreeVerdict>, VerifyError> {
         let Some(exact) = named.exact.iter().map(|path| path.parse().ok()).collect::<Option<Vec<RepoPath>>>() else {
             return Ok(None);
         };
         let Ok(Some(state_key)) = inputs::key_of(self.store, tree, &named.inputs, exact) else { return Ok(None) };
         for run in self.evidence.of_state(&state_key)? {
-            if self.store.worked_out_here(&run.tip, &run.state_key, &run.executor_key)
-                && self.is_asked_for(tree, &run)
-                && self.doubts(&run)?.is_empty()
-                && self.has_files_of(tree, &run, generated)
-            {
+            let worked_out = self.means.own_work && self.store.worked_out_here(&run.tip, &run.state_key, &run.executor_key);
+            let believed = match worked_out {
+                true => self.is_of(tree, &run, generated) && self.doubts(&run)?.is_empty(),
+                false => self.is_vouched_for(&run, |here| here.is_finished(&run) && here.is_of(tree, &run, generated))?,
+            };
+            if believed {
                 let rests_on = vec![run.clone()];
-                return Ok(Some(TreeVerdict { state_key: Some(state_key), run: Some(run), rests_on, ..TreeVerdict::default() }));
+                let (state_key, run, attested) = (Some(state_key), Some(run), !worked_out);
+                return Ok(Some(TreeVerdict { state_key, run, rests_on, attested, ..TreeVerdict::default() }));
             }
         }
         Ok(None)
+    }
+
+    /// Whether a run has the commits of one that went through every phase.
+    fn is_finished(&self, run: &Run) -> bool {
+        has_every_phase(self.store, run.tip, &run.state_key, &run.executor_key)
+    }
+
+    /// Whether a tree has the executor and the files of a run of its state.
+    fn is_of(&self, tree: Oid, run: &Run, generated: &Generated<'_>) -> bool {
+        self.is_asked_for(tree, run) && self.has_files_of(tree, run, generated)
     }
 
     /// Whether the tree configures the executor of the run. The executor's scripts are part of the state.

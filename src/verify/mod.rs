@@ -40,7 +40,7 @@ use crate::document::finding::{Code, Finding, spelled};
 use crate::document::path::RepoPath;
 use crate::pipeline::PipelineError;
 use crate::policy::Cage;
-use crate::store::attest::Trust;
+use crate::store::attest::{Rederive, Trust};
 use crate::store::past::Past;
 use crate::store::{Oid, Store, StoreError};
 
@@ -73,10 +73,19 @@ pub struct Means<'a> {
     pub cage: &'a Cage,
     /// Whose word a run needs.
     pub trust: Trust,
+    /// Whose word stands for deriving a run again.
+    pub rederive: Rederive,
     /// What is done at most.
     pub limits: Limits,
     /// Whether runs that this clone worked out itself are believed, as it noted when it did: at a door for its own work.
     pub own_work: bool,
+}
+
+impl<'a> Means<'a> {
+    /// Those that a repository is configured for, at a door for anybody's work. A setting that means nothing is a finding.
+    pub fn of(store: &Store, cage: &'a Cage, limits: Limits) -> Result<Self, Finding> {
+        Ok(Self { cage, trust: store.trust()?, rederive: store.rederive()?, limits, own_work: false })
+    }
 }
 
 /// How an artifact came to be let through.
@@ -103,6 +112,8 @@ pub struct TreeVerdict {
     pub rests_on: Vec<Run>,
     /// How its artifacts are covered, in byte order of path.
     pub covered: Vec<Covered>,
+    /// Whether the run of its state was not derived again, because enough signers attested it.
+    pub attested: bool,
 }
 
 /// What may still be done, of each kind.

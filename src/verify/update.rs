@@ -11,7 +11,7 @@ use crate::document::machine::UpdateDocument;
 use crate::document::path::{RepoPath, printable};
 use crate::document::push_input::{Attestation, PushInput, PushedUpdate, Pusher, UpdateKind};
 use crate::gate::paths::{EXECUTOR_CONFIG_PATH, is_policy_test};
-use crate::gate::signers::MAINTAINERS;
+use crate::gate::signers::{MAINTAINERS, RUNNERS};
 use crate::policy::{Bundle, DEFAULT_BUNDLE, Decision, PUSH_FOLDER, PUSH_QUERY, PolicyFile, Question, evaluate};
 use crate::store::commits::HistoryError;
 use crate::store::compare::{Difference, Everything, Interest};
@@ -276,6 +276,14 @@ impl Verifier<'_> {
         };
         if maintained || self.has_list() {
             findings.extend(changed.iter().filter_map(|difference| super::trust::unattestable(&difference.path)));
+        } else if let (true, Some(new)) = (self.believes_words(), new_tree) {
+            // Nor does anybody make themselves the first whose word stands for deriving.
+            let runners = RUNNERS.as_bytes();
+            let listed = match before_tree {
+                Some(_) => changed.iter().any(|difference| difference.path == runners),
+                None => self.store.thing_at(new, RUNNERS)?.is_some(),
+            };
+            findings.extend(listed.then(|| super::trust::unattestable(runners)).flatten());
         }
         let (bundle, default) = push_bundle(self.store, judge_tree)?;
         let control = |path: &[u8]| ["policy/", "control/", "schemas/"].iter().any(|folder| path.starts_with(folder.as_bytes()));

@@ -27,4 +27,5 @@ mod tutorial;
 mod upkeep;
 mod usage;
 mod verify;
+mod word;
 mod worktree;
