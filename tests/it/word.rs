@@ -2,9 +2,11 @@
 //!
 //! That nothing was derived shows where deriving would refuse: the run is one that a signer vouched for although it does not hold.
 
+use serde_json::json;
+
 use super::poison::{changed_tree, on_tree};
 use super::push::{Doors, codes, next_state};
-use super::support::{NOTE, Repo};
+use super::support::{EXECUTOR, NOTE, Repo};
 use super::trust::{RUNNERS, WITH_ALL, attest, list, public};
 
 const MISSING: &[&str] = &["attestation-missing"];
@@ -76,13 +78,18 @@ fn the_word_of_enough_runners_stands_for_deriving() {
 
     // A run that was not finished, and one of another state: the signer's word does not make them what they are called.
     let before = repo.refs("refs/cbia/runs").into_iter().find(|(name, _)| *name != run).unwrap().1;
-    let unfinished = repo.git(["rev-parse", &format!("{truth}^")]);
-    for (what, other, code) in [("unfinished", &unfinished, "run-incomplete"), ("another state's", &before, "run-renamed")] {
-        repo.git(["update-ref", &run, other]);
-        repo.git(["update-ref", &word, &vouch(repo, "ada", &run, other)]);
-        let (verify, push) = (repo.cbia(["verify", "--json"]).exits(1).codes(), doors.push(&["--no-verify", "origin", "main"]));
-        assert!(verify.iter().any(|found| found == code), "{what}: {verify:?}");
-        assert!(!push.exits(1).stderr.is_empty());
+    for (what, other, code) in [
+        ("unfinished", format!("{truth}^"), "run-incomplete"),
+        ("another state's", before, "run-renamed"),
+        ("no phase", repo.git(["rev-parse", "HEAD"]), "run-incomplete"),
+    ] {
+        let other = match what {
+            "no phase" => repo.git(["commit-tree", "-m", "x", &format!("{tip}^{{tree}}")]),
+            _ => on_tree(repo, &other, &changed_tree(repo, &other, &[(NOTE, Some("by hand\n"))])),
+        };
+        repo.git(["update-ref", &run, &other]);
+        repo.git(["update-ref", &word, &vouch(repo, "ada", &run, &other)]);
+        doors.refuses(what, WITH_ALL, &[code, "gen-unadmitted"]);
     }
     repo.git(["update-ref", &run, &tip]);
     repo.git(["update-ref", &word, &good]);
@@ -91,6 +98,10 @@ fn the_word_of_enough_runners_stands_for_deriving() {
     repo.write(NOTE, "by another hand\n");
     repo.commit();
     doors.refuses("another file", WITH_ALL, derived);
+    repo.git(["reset", "-q", "--hard", "HEAD~1"]);
+    repo.write_json(EXECUTOR, &json!({"kind": "local", "version": "2"}));
+    repo.commit();
+    doors.refuses("another executor", WITH_ALL, &["run-invalid", "gen-unadmitted"]);
     repo.git(["reset", "-q", "--hard", "HEAD~1"]);
 
     let range = format!("{}..HEAD", doors.base);
