@@ -7,11 +7,13 @@ use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
+use super::paths::is_at_or_below;
 use super::{Run, Verifier, VerifyError};
 use crate::document::digest::Digest;
 use crate::document::finding::{Code, Finding, Severity};
 use crate::gate::signers::{MAINTAINERS, RUNNERS, read};
 use crate::pipeline::inputs::{self, ExecutorSource, From};
+use crate::policy::PUSH_FOLDER;
 use crate::store::attest::{Attested, Rederive, Trust};
 use crate::store::{Oid, Store};
 
@@ -173,7 +175,7 @@ impl Verifier<'_> {
 /// nothing about them: an earlier word must not let anybody replace those who have one.
 pub(super) fn unattestable(path: &[u8]) -> Option<Finding> {
     let list = path.starts_with(b"control/") && path.ends_with(b".allowed_signers");
-    if !list && !path.starts_with(b"policy/push/") {
+    if !list && !is_at_or_below(path, PUSH_FOLDER.as_bytes()) {
         return None;
     }
     let path = crate::document::path::printable(&String::from_utf8_lossy(path));

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::limits::not_walked;
-use super::trust::all;
+use super::trust::{all, unattestable};
 use super::{Run, TreeVerdict, Verifier, VerifyError, cut, unique, unreadable};
 use crate::document::SCHEMA_VERSION;
 use crate::document::finding::{Code, Finding, Severity, refuses, spelled};
@@ -274,16 +274,15 @@ impl Verifier<'_> {
             Some(tree) => self.store.thing_at(tree, MAINTAINERS)?.is_some(),
             None => false,
         };
-        if maintained || self.has_list() {
-            findings.extend(changed.iter().filter_map(|difference| super::trust::unattestable(&difference.path)));
-        } else if let (true, Some(new)) = (self.believes_words(), new_tree) {
-            // Nor does anybody make themselves the first whose word stands for deriving.
-            let runners = RUNNERS.as_bytes();
-            let listed = match before_tree {
-                Some(_) => changed.iter().any(|difference| difference.path == runners),
-                None => self.store.thing_at(new, RUNNERS)?.is_some(),
-            };
-            findings.extend(listed.then(|| super::trust::unattestable(runners)).flatten());
+        if maintained || self.has_list() || self.believes_words() {
+            findings.extend(changed.iter().filter_map(|difference| unattestable(&difference.path)));
+        }
+        if let (true, None, Some(new)) = (self.believes_words(), before_tree, new_tree) {
+            // A first push says nothing of that either; the default policy lets nothing else pass.
+            let listed = self.store.thing_at(new, RUNNERS)?.is_some();
+            let judged = !push_bundle(self.store, Some(new))?.1;
+            let begun = [(listed, RUNNERS), (judged, PUSH_FOLDER)];
+            findings.extend(begun.into_iter().filter(|(begun, _)| *begun).filter_map(|(_, path)| unattestable(path.as_bytes())));
         }
         let (bundle, default) = push_bundle(self.store, judge_tree)?;
         let control = |path: &[u8]| ["policy/", "control/", "schemas/"].iter().any(|folder| path.starts_with(folder.as_bytes()));

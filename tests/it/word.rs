@@ -143,6 +143,12 @@ fn nobody_makes_themselves_a_runner_whose_word_stands_for_deriving() {
         repo.write(RUNNERS, list(repo, &[("ada@example.org", "ada")]));
         repo.commit();
         doors.refuses("the list before", &["main"], MISSING);
+        // Nor by a policy that would let it pass the next time.
+        repo.git(["reset", "-q", "--hard", &doors.base]);
+        repo.write("policy/push/all.rego", "package push\n\nallow := true\n");
+        repo.commit();
+        doors.refuses("a policy for pushes", &["main"], MISSING);
+        repo.git(["reset", "-q", "--hard", "HEAD@{2}"]);
         // Nor on a branch of its own, however that begins.
         let root = repo.git(["commit-tree", "-m", "root", "HEAD^{tree}"]);
         for tip in ["HEAD", root.as_str()] {
@@ -163,6 +169,11 @@ fn nobody_makes_themselves_a_runner_whose_word_stands_for_deriving() {
     empty.git(["config", "cbia.rederive", "unattested"]);
     let address = empty.path().to_str().unwrap();
     let with_runs = ["--no-verify", address, "main", "refs/cbia/runs/*:refs/cbia/runs/*"];
+    let refused = doors.push(&with_runs).exits(1);
+    assert_eq!(codes(&refused.stderr, "remote: error: "), ["attestation-missing".to_owned()].into());
+    repo.remove(RUNNERS);
+    repo.write("policy/push/all.rego", "package push\n\nallow := true\n");
+    repo.commit();
     let refused = doors.push(&with_runs).exits(1);
     assert_eq!(codes(&refused.stderr, "remote: error: "), ["attestation-missing".to_owned()].into());
     empty.git(["config", "cbia.rederive", "always"]);
