@@ -149,14 +149,17 @@ fn upload(store: &Store, args: &Args, evidence: &Evidence<'_>, runs: &[Run]) -> 
             }
         }
     }
-    let failed = |why: String| {
+    let failed = |why: String, hint: Option<String>| {
         let finding = Finding::error(Code::EvidenceNotUploaded, format!("the evidence could not be pushed: {why}"));
-        let hint = "nothing was pushed; mend what is in the way, and push again";
+        let hint = hint.map_or("nothing was pushed; mend what is in the way, and push again".to_owned(), |hint| {
+            format!("nothing was pushed; {hint}")
+        });
         CommandError::all(exit::DENIED, vec![finding.at(&args.remote).hint(hint)])
     };
-    let pushed = store.push_shared(&sharing, &remote, What::These(&refs)).map_err(|error| failed(spelled(&error)))?;
+    let pushed = store.push_shared(&sharing, &remote, What::These(&refs)).map_err(|error| failed(spelled(&error), None))?;
     match pushed.findings.iter().find(|finding| refuses(std::slice::from_ref(*finding))) {
-        Some(conflict) => Err(failed(conflict.message.clone())),
+        // It says which two there are, and what to do about them.
+        Some(conflict) => Err(failed(conflict.message.clone(), conflict.hint.clone())),
         None => {
             let count = pushed.runs + pushed.attestations + usize::from(pushed.ledger.is_some());
             Ok(sharing.namespace().map_or(Uploaded::There(count), |namespace| Uploaded::Apart(count, namespace)))

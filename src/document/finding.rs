@@ -204,6 +204,7 @@ codes! {
     RefRewound = "ref-rewound": "A ref that only grows would lose something.",
     RefDeleted = "ref-deleted": "A ref that holds evidence would be deleted.",
     RefMalformed = "ref-malformed": "A ref of git cbia has a name or a target that it cannot have.",
+    LedgerMalformed = "ledger-malformed": "A ledger would go on with something that is no record.",
     RefPrivate = "ref-private": "A ref that belongs to one clone alone is pushed.",
     ReplaceRef = "replace-ref": "A replacement of objects is pushed.",
     HistoryShallow = "history-shallow": "The history of what is pushed is cut off.",

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::durable::Durability;
+use super::object::Commit;
 use super::pack::{Batch, CommitSpec};
 use super::refs::{Cas, RefName};
 use super::tree::{Leaf, Tree, TreeLimits, write_tree};
@@ -94,7 +95,10 @@ impl Store {
             let finding = Finding::error(Code::CacheEntryInvalid, format!("the cache entry {} is refused: {why}", key.short()));
             finding.at(name).hint(format!("it is not used; git cbia cache rm {} removes it", key.short()))
         };
-        let tree = self.tree_of(&commit).map_err(|error| refuse(spelled(&error)))?;
+        let Commit { tree, parents, .. } = self.read_commit(&commit).map_err(|error| refuse(spelled(&error)))?;
+        if !parents.is_empty() {
+            return Err(refuse("its commit has a parent, and an entry has no history".to_owned()));
+        }
         let files = self.read_tree(&tree, TreeLimits::default()).map_err(|error| refuse(spelled(&error)))?;
         let blob = |path: &str, limit: u64| -> Result<Vec<u8>, Finding> {
             let path: RepoPath = path.parse().map_err(|error| refuse(spelled(&error)))?;

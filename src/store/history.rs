@@ -33,20 +33,32 @@ pub(in crate::store) fn seconds(line: &str) -> i64 {
 impl Store {
     /// Every ledger commit that `from` leads to, without those that are in `stop` or only reached through them.
     pub(in crate::store) fn ledger_walk(&self, from: &[Oid], stop: &HashSet<Oid>) -> Result<HashMap<Oid, Commit>, StoreError> {
+        let found = self.ledger_walk_within(from, stop, MAX_RECORDS)?;
+        let id = from.first().copied().unwrap_or_else(|| self.object_hash().null());
+        found.ok_or_else(|| StoreError::Record { id, what: format!("more than {MAX_RECORDS} records come before it") })
+    }
+
+    /// The same, and nothing where there are more than `limit`.
+    pub(in crate::store) fn ledger_walk_within(
+        &self,
+        from: &[Oid],
+        stop: &HashSet<Oid>,
+        limit: usize,
+    ) -> Result<Option<HashMap<Oid, Commit>>, StoreError> {
         let mut found = HashMap::new();
         let mut waiting: Vec<Oid> = from.to_vec();
         while let Some(id) = waiting.pop() {
             if stop.contains(&id) || found.contains_key(&id) {
                 continue;
             }
-            if found.len() == MAX_RECORDS {
-                return Err(StoreError::Record { id, what: format!("more than {MAX_RECORDS} records come after it") });
+            if found.len() >= limit.min(MAX_RECORDS) {
+                return Ok(None);
             }
             let commit = self.read_commit(&id)?;
             waiting.extend(before(&commit));
             found.insert(id, commit);
         }
-        Ok(found)
+        Ok(Some(found))
     }
 
     /// Whether the ledger at `from` holds the ledger commit `to`.

@@ -3,6 +3,7 @@
 //! A record of an admission, denial or promotion is on the disk before its command says so. A replay's record may wait for the disk: a power
 //! cut then leaves at worst an earlier record, which the next append finds by the journal of tips, falls back to, and tells.
 
+use std::cell::Cell;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -250,15 +251,25 @@ impl Store {
 
     /// Reads the record of a ledger commit; `None` for the opening one.
     pub fn ledger_record(&self, id: &Oid) -> Result<Option<LedgerRecord>, StoreError> {
-        let commit = self.read_commit(id)?;
+        self.ledger_record_within(id, &self.read_commit(id)?, &Cell::new(usize::MAX))
+    }
+
+    /// The same of a commit that was read, where no more than `left` bytes of documents may be read: it takes from that.
+    pub(in crate::store) fn ledger_record_within(
+        &self,
+        id: &Oid,
+        commit: &Commit,
+        left: &Cell<usize>,
+    ) -> Result<Option<LedgerRecord>, StoreError> {
         let path: RepoPath = RECORD_PATH.parse()?;
         let Some(blob) = self.lookup(&commit.tree, &path)? else { return Ok(None) };
-        let bytes = self.read_blob(&blob, MAX_RECORD)?;
+        let bytes = self.read_blob(&blob, MAX_RECORD.min(left.get() as u64))?;
+        left.set(left.get().saturating_sub(bytes.len()));
         let record = load::<Record>(Kind::Record, &path, &bytes).map_err(|findings| {
             let what = findings.into_iter().next().map_or_else(String::new, |finding| finding.message);
             StoreError::Record { id: *id, what }
         })?;
-        Ok(Some(LedgerRecord { id: *id, commit, record: record.document }))
+        Ok(Some(LedgerRecord { id: *id, commit: commit.clone(), record: record.document }))
     }
 
     /// The records from the newest to the oldest, at most `limit`.

@@ -13,8 +13,9 @@ use std::time::Duration;
 
 pub use self::evict::{Evicted, RemoteKeep};
 pub use self::fetch::{Fetched, Wanted};
-pub use self::ledgers::News;
+pub use self::ledgers::{DOCTOR, News, Unkept};
 pub use self::push::{Pushed, What};
+pub use self::vet::{Reading, RunName, Unfit};
 
 use super::attest::Trust;
 use super::git::GitError;
@@ -361,6 +362,7 @@ fn slug(text: &str) -> String {
         "" => "unknown".to_owned(),
         // The folder of the namespaces.
         "ns" => "ns.writer".to_owned(),
+        DOCTOR => format!("{DOCTOR}.writer"),
         _ if slug.ends_with(".lock") => format!("{slug}-1"),
         _ => slug.to_owned(),
     }
@@ -385,6 +387,7 @@ mod tests {
             ("@@@", "unknown"),
             ("ns", "ns.writer"),
             ("x.lock", "x.lock-1"),
+            ("cbia@doctor", "cbia-doctor.writer"),
             ("jürgen@büro.de", "j-rgen-b-ro.de"),
             ("../../etc/passwd", "etc-passwd"),
         ] {

@@ -153,6 +153,8 @@ pub struct Verifier<'a> {
     verdicts: HashMap<(Oid, Option<Oid>), Rc<TreeVerdict>>,
     /// Blobs that were seen to have a SHA-256.
     hashed: HashSet<(Oid, Digest)>,
+    /// SHA-256 of what was read of runs that are pushed.
+    vetted: HashMap<Oid, Digest>,
     /// Trees, with those before them, that differ in nothing that decides about generated files.
     unchanged: HashSet<(Oid, Oid)>,
     /// The known runs, compared with the tree that was asked about last.
@@ -178,6 +180,7 @@ impl<'a> Verifier<'a> {
             signers: trust::Signers::default(),
             verdicts: HashMap::new(),
             hashed: HashSet::new(),
+            vetted: HashMap::new(),
             unchanged: HashSet::new(),
             surveyed: None,
             budgets: Budgets::new(&means.limits),

@@ -14,11 +14,14 @@ use crate::document::path::RepoPath;
 use crate::store::durable::Durability;
 use crate::store::git::{Answered, GitError};
 use crate::store::pack::{Batch, CommitSpec};
+use crate::store::share::DOCTOR;
 use crate::store::tree::{Leaf, Tree, write_tree};
 use crate::store::{Oid, Store, StoreError};
 
-/// The ledger on which changes of history are tried. Where a server keeps ledgers as it should, it stays: an empty one.
-const LEDGER: &str = "refs/cbia/ledgers/cbia-doctor";
+/// The folder of the ledgers, one of which changes of history are tried on. Where a server keeps ledgers as it should, it stays: an empty one.
+const LEDGERS: &str = "refs/cbia/ledgers/";
+/// What git says where a server knows nothing of transactions.
+const NOT_ATOMIC: &str = "does not support --atomic";
 /// What servers say of what they refuse on purpose.
 const REFUSALS: [&str; 11] = [
     "declined",
@@ -98,7 +101,7 @@ pub fn offer(store: &Store, remote: &str) -> Result<Vec<Offer>, CommandError> {
     let number = std::process::id();
     let key = Digest::of(b"git cbia doctor");
     let probe = |what, name: String, id: Oid| -> Result<Offer, CommandError> {
-        let answer = in_vain(store, remote, number, &bad, Some((&name, id)));
+        let answer = in_vain(store, remote, number, &bad, Some((&name, Some(id), None)));
         taken_back(store, remote, &answer).map_err(git)?;
         Ok(judged(what, &name, answer))
     };
@@ -108,7 +111,14 @@ pub fn offer(store: &Store, remote: &str) -> Result<Vec<Offer>, CommandError> {
     taken_back(store, remote, &nothing).map_err(git)?;
     let first = judged("a harmless branch", &branch, nothing);
     if first.outcome != Outcome::Accepted {
-        let said = format!("it does not take a harmless branch either: {}", first.said);
+        let said = match first.said.contains(NOT_ATOMIC) {
+            true => {
+                "it takes no atomic pushes, so nothing can be offered that it could not keep; git config receive.advertiseAtomic \
+                     true in its repository lets it"
+                    .to_owned()
+            }
+            false => format!("it does not take a harmless branch either: {}", first.said),
+        };
         return Ok(vec![Offer { what: "anything from here", outcome: Outcome::Unclear, said }]);
     }
     let mut offers = vec![
@@ -118,18 +128,22 @@ pub fn offer(store: &Store, remote: &str) -> Result<Vec<Offer>, CommandError> {
         probe("a run that is none", format!("refs/cbia/runs/{key}/{key}"), bad.by_hand)?,
         probe("a cache entry that is none", format!("refs/cbia/cache/{key}"), bad.by_hand)?,
     ];
-    offers.extend(history(store, remote, &bad)?);
+    offers.extend(history(store, remote, number, &bad)?);
     Ok(offers)
 }
 
+/// A ref, what it would become (nothing: it would be deleted), and what it is there.
+type Offered<'a> = (&'a str, Option<Oid>, Option<Oid>);
+
 /// Pushes something in a transaction that cannot succeed.
-fn in_vain(store: &Store, remote: &str, number: u32, bad: &Bad, offered: Option<(&str, Oid)>) -> Result<Vec<Answered>, GitError> {
+fn in_vain(store: &Store, remote: &str, number: u32, bad: &Bad, offered: Option<Offered<'_>>) -> Result<Vec<Answered>, GitError> {
     let branch = format!("refs/heads/cbia-doctor-{number}");
     let mut specs = vec![format!("{}:{branch}", bad.harmless), format!("{}:{branch}/below", bad.harmless)];
     let mut leases = vec![(branch.clone(), None), (format!("{branch}/below"), None)];
-    if let Some((name, id)) = offered {
-        specs.push(format!("{id}:{name}"));
-        leases.push((name.to_owned(), None));
+    if let Some((name, to, from)) = offered {
+        let (force, to) = (if from.is_some() { "+" } else { "" }, to.map(|id| id.to_string()).unwrap_or_default());
+        specs.push(if to.is_empty() { format!(":{name}") } else { format!("{force}{to}:{name}") });
+        leases.push((name.to_owned(), from));
     }
     store.offer(remote, &specs, &leases)
 }
@@ -148,7 +162,11 @@ fn taken_back(store: &Store, remote: &str, answers: &Result<Vec<Answered>, GitEr
 fn judged(what: &'static str, name: &str, answer: Result<Vec<Answered>, GitError>) -> Offer {
     let answers = match answer {
         Ok(answers) => answers,
-        Err(error) => return Offer { what, outcome: Outcome::Unclear, said: crate::document::finding::spelled(&error) },
+        Err(error) => {
+            let said = crate::document::finding::spelled(&error);
+            let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+            return Offer { what, outcome: Outcome::Unclear, said: lines.join("; ") };
+        }
     };
     let Some(answer) = answers.into_iter().find(|answer| answer.name == name) else {
         return Offer { what, outcome: Outcome::Unclear, said: "the remote said nothing of it".to_owned() };
@@ -167,28 +185,34 @@ fn judged(what: &'static str, name: &str, answer: Result<Vec<Answered>, GitError
     Offer { what, outcome, said: answer.said }
 }
 
-/// A ledger of nobody: made, rewritten, deleted.
-fn history(store: &Store, remote: &str, bad: &Bad) -> Result<Vec<Offer>, CommandError> {
+/// A ledger of nobody, which is really made, with nothing but the commit that opens a ledger. That it is rewritten and deleted is offered in vain;
+/// a server that would have deleted it is rid of it afterwards.
+fn history(store: &Store, remote: &str, number: u32, bad: &Bad) -> Result<Vec<Offer>, CommandError> {
     const REWRITTEN: &str = "a ledger that is rewritten";
     const DELETED: &str = "a ledger that is deleted";
+    let ledger = &format!("{LEDGERS}{DOCTOR}");
     let unclear = |said: String| vec![Offer { what: REWRITTEN, outcome: Outcome::Unclear, said }];
-    match store.remote_ref(remote, LEDGER).map_err(git)? {
-        Some(there) if there == bad.opening => {}
-        Some(_) => return Ok(unclear(format!("{LEDGER} is in use there"))),
+    // An earlier version rewrote it, and could not always take that back.
+    let is_ours = |there: Oid| [bad.opening, bad.by_hand].contains(&there);
+    let there = match store.remote_ref(remote, ledger).map_err(git)? {
+        Some(there) if is_ours(there) => there,
+        Some(_) => return Ok(unclear(format!("{ledger} is in use there"))),
         None => {
-            let made = store.offer(remote, &[format!("{}:{LEDGER}", bad.opening)], &[(LEDGER.to_owned(), None)]);
-            let made = judged("a new ledger", LEDGER, made);
+            let made = store.offer(remote, &[format!("{}:{ledger}", bad.opening)], &[(ledger.clone(), None)]);
+            let made = judged("a new ledger", ledger, made);
             if made.outcome != Outcome::Accepted {
                 return Ok(unclear(format!("it takes no new ledger: {}", made.said)));
             }
+            bad.opening
         }
-    }
-    let lease = |id: Oid| [(LEDGER.to_owned(), Some(id))];
-    let rewritten = judged(REWRITTEN, LEDGER, store.offer(remote, &[format!("+{}:{LEDGER}", bad.by_hand)], &lease(bad.opening)));
-    let now = if rewritten.outcome == Outcome::Accepted { bad.by_hand } else { bad.opening };
-    let mut deleted = judged(DELETED, LEDGER, store.offer(remote, &[format!(":{LEDGER}")], &lease(now)));
-    if deleted.outcome == Outcome::Refused {
-        deleted.said.push_str(&format!("; {LEDGER} stays there, an empty ledger"));
+    };
+    let other = if there == bad.by_hand { bad.opening } else { bad.by_hand };
+    let offered = |what, to| judged(what, ledger, in_vain(store, remote, number, bad, Some((ledger, to, Some(there)))));
+    let (rewritten, mut deleted) = (offered(REWRITTEN, Some(other)), offered(DELETED, None));
+    if deleted.outcome == Outcome::Accepted {
+        store.offer(remote, &[format!(":{ledger}")], &[(ledger.clone(), Some(there))]).map_err(git)?;
+    } else {
+        deleted.said.push_str(&format!("; {ledger} stays there, an empty ledger"));
     }
     Ok(vec![rewritten, deleted])
 }

@@ -33,6 +33,38 @@ const MAX_PHASES: usize = 1000;
 /// Files of a run's tree, its snapshot included.
 const LIMITS: TreeLimits = TreeLimits { max_entries: 1_000_000, max_depth: 64 };
 
+/// Whether the commit of a record has the shape that a record's has, and says what its document says.
+pub(in crate::store) fn facts(entry: &LedgerRecord) -> Result<(), String> {
+    let record = &entry.record;
+    let facts: BTreeMap<String, String> = trailers(&entry.commit).into_iter().collect();
+    let r#gen = record.phases.iter().find(|phase| phase.phase == Phase::Gen);
+    let said = [
+        ("Cbia-Event", Some(record.event.as_str().to_owned())),
+        ("Cbia-State-Key", record.state_key.map(|key| key.to_string())),
+        ("Cbia-Executor-Key", record.executor_key.map(|key| key.to_string())),
+        ("Cbia-Run", record.run.clone()),
+        ("Cbia-Cache-Key", r#gen.and_then(|phase| phase.cache_key).map(|key| key.to_string())),
+    ];
+    for (name, said) in said {
+        if facts.get(name) != said.as_ref() {
+            let is = facts.get(name).map_or("nothing", String::as_str);
+            return Err(format!("its commit has {is} as {name}, and its document {}", said.as_deref().unwrap_or("nothing")));
+        }
+    }
+    let parents = &entry.commit.parents;
+    let run = record.run.as_deref().map(commit_id).transpose()?;
+    match (record.event, run) {
+        (RecordEvent::Merged, None) if !parents.is_empty() => Ok(()),
+        (RecordEvent::Merged, _) => Err("it joins ledgers, and names a run or nothing before it".to_owned()),
+        // Otherwise nothing would hold it.
+        (_, Some(run)) if parents.get(1) != Some(&run) => Err(format!("the run {run} that it names is no parent of its commit")),
+        (_, run) if parents.len() != 1 + usize::from(run.is_some()) => {
+            Err(format!("its commit has {} parents: the record before it, and the run that it names, are all", parents.len()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A phase commit of a run.
 struct PhaseCommit {
     phase: Option<Phase>,
@@ -58,21 +90,7 @@ impl<'s> Records<'s> {
     pub(super) fn check(&mut self, entry: &LedgerRecord) -> Result<(), String> {
         let record = &entry.record;
         let tree = self.store.read_tree(&entry.commit.tree, LIMITS).map_err(|error| spelled(&error))?;
-        let facts: BTreeMap<String, String> = trailers(&entry.commit).into_iter().collect();
-        let r#gen = record.phases.iter().find(|phase| phase.phase == Phase::Gen);
-        let said = [
-            ("Cbia-Event", Some(record.event.as_str().to_owned())),
-            ("Cbia-State-Key", record.state_key.map(|key| key.to_string())),
-            ("Cbia-Executor-Key", record.executor_key.map(|key| key.to_string())),
-            ("Cbia-Run", record.run.clone()),
-            ("Cbia-Cache-Key", r#gen.and_then(|phase| phase.cache_key).map(|key| key.to_string())),
-        ];
-        for (name, said) in said {
-            if facts.get(name) != said.as_ref() {
-                let is = facts.get(name).map_or("nothing", String::as_str);
-                return Err(format!("its commit has {is} as {name}, and its document {}", said.as_deref().unwrap_or("nothing")));
-            }
-        }
+        facts(entry)?;
         if let Some(log) = record.executor.as_ref().and_then(|executor| executor.log.as_ref())
             && !tree.contains_key(log)
         {
@@ -91,10 +109,6 @@ impl<'s> Records<'s> {
         }
         let Some(run) = &record.run else { return Ok(()) };
         let run = commit_id(run)?;
-        // Otherwise nothing would hold it.
-        if entry.commit.parents.get(1) != Some(&run) {
-            return Err(format!("the run {run} that it names is no parent of its commit"));
-        }
         let own = tree.get(&RUN_LEDGER.parse().map_err(|error| spelled(&error))?).map(|leaf| leaf.id.to_string());
         let what = serde_json::json!([
             record.event.as_str(),

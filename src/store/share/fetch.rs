@@ -1,10 +1,10 @@
 //! Bringing in what a remote has: all of it, or exactly what a miss asks for. What is verified becomes usable, and nothing else.
 
 use std::cell::Cell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use super::ledgers::{INCOMING, News};
-use super::vet::RunName;
+use super::vet::{Reading, RunName};
 use super::{Remote, ShareError, Sharing, Space};
 use crate::document::digest::Digest;
 use crate::document::finding::{Code, Finding, Severity, spelled};
@@ -14,6 +14,7 @@ use crate::store::git::GitError;
 use crate::store::object::Kind;
 use crate::store::refs::{Cas, RefName};
 use crate::store::talk::{Bounds, RefUpdate, Said};
+use crate::store::tree::MAX_NAMES;
 use crate::store::{Oid, Store, StoreError};
 
 /// How long another fetch in this clone is waited for.
@@ -228,12 +229,20 @@ impl Store {
             let name = run_name(rest).ok_or_else(|| invalid("its name is not that of a run"))?;
             // Before it is looked into, which costs more.
             match self.distrusted(sharing, prefix, name, id, &signers) {
-                Ok(None) => self.vet_run(name, id, sharing.max_bytes).map_err(Refused::Invalid),
+                Ok(None) => self.vet_fetched(sharing, name, id).map_err(Refused::Invalid),
                 Ok(Some(why)) => Err(Refused::Untrusted(why)),
                 Err(error) => Err(Refused::Invalid(spelled(&error))),
             }
         };
-        self.take((remote, prefix, RUN), landed, &check, findings)
+        self.take(sharing, (remote, prefix, RUN), landed, &check, findings)
+    }
+
+    /// Why a run that was fetched is not one of this name; nothing if it is.
+    fn vet_fetched(&self, sharing: &Sharing, name: RunName, tip: Oid) -> Result<(), String> {
+        let bytes = Cell::new(usize::try_from(sharing.max_bytes).unwrap_or(usize::MAX));
+        let names = Cell::new(MAX_NAMES);
+        let mut reading = Reading { known: HashMap::new(), bytes: &bytes, names: &names };
+        self.vet_run(name, tip, &mut reading).map_err(|unfit| unfit.why().to_owned())
     }
 
     /// The list of signers that counts here: that of HEAD, which was committed or pulled by whoever works here.
@@ -284,13 +293,14 @@ impl Store {
                 phase => Err(Refused::Invalid(format!("{phase} is not shared"))),
             }
         };
-        self.take((remote, prefix, ENTRY), landed, &check, findings)
+        self.take(sharing, (remote, prefix, ENTRY), landed, &check, findings)
     }
 
     /// Makes usable what landed, is not known here, and passes `check`. What is refused is told and forgotten; what is another object than
     /// the one that is known here is told with both writers, and changes nothing.
     fn take(
         &self,
+        sharing: &Sharing,
         (remote, prefix, what): (&Remote, &str, &str),
         landed: Vec<(RefName, Oid)>,
         check: &dyn Fn(&str, Oid) -> Result<(), Refused>,
@@ -302,7 +312,7 @@ impl Store {
             let name: RefName = format!("refs/cbia/{rest}").parse()?;
             match self.ref_target(&name)? {
                 Some(known) if known == id => {}
-                Some(known) => findings.push(self.conflict(remote, &name, known, id, findings.len() < MAX_NAMED)?),
+                Some(known) => findings.push(self.conflict(sharing, remote, &name, [known, id], findings.len() < MAX_NAMED)?),
                 None => match check(&rest, id) {
                     Ok(()) => taken.push(Offer { name, tracking, id }),
                     Err(refused) => {
@@ -328,7 +338,7 @@ impl Store {
                 Cas::Done => count += 1,
                 Cas::Conflict(Some(known)) if known == offer.id => {}
                 Cas::Conflict(Some(known)) => {
-                    findings.push(self.conflict(remote, &offer.name, known, offer.id, findings.len() < MAX_NAMED)?)
+                    findings.push(self.conflict(sharing, remote, &offer.name, [known, offer.id], findings.len() < MAX_NAMED)?)
                 }
                 Cas::Conflict(None) | Cas::Busy => return Err(StoreError::Moved { name: offer.tracking.to_string() }.into()),
             }
@@ -359,6 +369,7 @@ impl Store {
     /// Tells of each of these names what a remote holds instead of what is known here.
     pub(super) fn tell_conflicts(
         &self,
+        sharing: &Sharing,
         remote: &Remote,
         prefix: &str,
         names: &[&str],
@@ -370,14 +381,33 @@ impl Store {
             if let (Some(here), Some(there)) = (here, there)
                 && here != there
             {
-                findings.push(self.conflict(remote, &name, here, there, findings.len() < MAX_NAMED)?);
+                findings.push(self.conflict(sharing, remote, &name, [here, there], findings.len() < MAX_NAMED)?);
             }
         }
         Ok(())
     }
 
-    /// Two results under one name: with `named`, who wrote which, as far as the ledgers tell.
-    fn conflict(&self, remote: &Remote, name: &RefName, known: Oid, other: Oid, named: bool) -> Result<Finding, ShareError> {
+    /// Two results under one name, here and there: with `named`, who wrote which, as far as the ledgers tell. What is there may be none at all.
+    fn conflict(
+        &self,
+        sharing: &Sharing,
+        remote: &Remote,
+        name: &RefName,
+        [known, other]: [Oid; 2],
+        named: bool,
+    ) -> Result<Finding, ShareError> {
+        let (at, shown) = (name.as_str(), remote.shown());
+        let is_run = run_name(at.trim_start_matches("refs/cbia/"));
+        // It did not land where git keeps what was there before.
+        let vetted = is_run.filter(|_| self.contains(&other)).map(|run| self.vet_fetched(sharing, run, other));
+        let given_back = "then git cbia push --all gives it yours";
+        if let Some(Err(why)) = vetted {
+            let (known, short) = (known.to_hex_with_len(12), other.to_hex_with_len(12));
+            let message = format!("{at} is {known} here, and on {shown} it is {short}, which is no run of that name: {why}");
+            let finding = Finding::error(Code::SharedRefused, message).at(name).expected(known, short);
+            let hint = "what is here stays. Whoever administers the remote removes what is there, in its repository";
+            return Ok(finding.hint(format!("{hint}: git update-ref -d {at} {other}; {given_back}")));
+        }
         let by = |id: &Oid| -> Result<String, ShareError> {
             if !named {
                 return Ok("by a writer who was not looked for".to_owned());
@@ -385,15 +415,21 @@ impl Store {
             Ok(self.recorded_by(id)?.map_or("by a writer whose ledger is not known here".to_owned(), |who| format!("by {who}")))
         };
         let message = format!(
-            "{name} is {} here, recorded {}, and {} on {}, recorded {}: one of the two is not what its inputs come to",
+            "{at} is {} here, recorded {}, and {} on {shown}, recorded {}: one of the two is not what its inputs come to",
             known.to_hex_with_len(12),
             by(&known)?,
             other.to_hex_with_len(12),
-            remote.shown(),
             by(&other)?
         );
         let finding = Finding::error(Code::SharedConflict, message).at(name);
-        Ok(finding.hint("what is here stays; git cbia run --repeat 2 shows whether the generator does the same each time"))
+        let hint = "what is here stays; git cbia run --repeat 2 shows whether the generator does the same each time";
+        if is_run.is_none() {
+            return Ok(finding.hint(hint));
+        }
+        Ok(finding.expected(known.to_hex_with_len(12), other.to_hex_with_len(12)).hint(format!(
+            "{hint}. If it does not, theirs is as good as yours: git update-ref -d {at}, git cbia fetch, and git cbia run takes it. If it does, theirs \
+             was not generated: whoever administers the remote removes it there, git update-ref -d {at} {other}, {given_back}"
+        )))
     }
 }
 

@@ -3,11 +3,17 @@
 //! `refs/cbia/seen/<remote>/<writer>` remembers the furthest tip that each was seen at. A ledger only grows, so one that does not hold that tip
 //! any more was rewound, replaced or deleted; the tip keeps its records here, and [`Store::restore_ledgers`] gives them back.
 
-use std::collections::{BTreeMap, HashSet};
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{Remote, ShareError, Sharing, Space};
 use crate::document::finding::{Code, Finding, spelled};
 use crate::store::durable::Durability;
+use crate::store::fsck::record::facts;
+use crate::store::history::before;
+use crate::store::ledger::opening;
+use crate::store::object::{Commit, ObjectError};
+use crate::store::pack::Batch;
 use crate::store::refs::RefName;
 use crate::store::{Oid, Store, StoreError};
 
@@ -23,6 +29,34 @@ pub struct News {
     pub writer: String,
     /// How many records were not known here.
     pub records: usize,
+}
+
+/// Whose ledger on a remote `git cbia doctor` tries changes of history on. Nobody writes it, and nobody reads it.
+pub const DOCTOR: &str = "cbia-doctor";
+
+/// Why a ledger may not go on as is wanted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Unkept {
+    /// Something in it is no record.
+    Wrong(String),
+    /// It would no more hold what it held.
+    Lost,
+    /// There is more that is new than is looked at.
+    Many,
+    /// More bytes would have to be read than may be.
+    Bytes,
+}
+
+impl Unkept {
+    /// In words.
+    pub fn why(&self) -> &str {
+        match self {
+            Self::Wrong(why) => why,
+            Self::Lost => "it would no more hold what it held",
+            Self::Many => "more records are new than are looked at",
+            Self::Bytes => "its records are larger than may be read",
+        }
+    }
 }
 
 /// The refs directly below `prefix`, by the rest of their names.
@@ -66,13 +100,18 @@ impl Store {
         let incoming = directly_below(self, &format!("{INCOMING}{}ledgers/", space.0))?;
         let seen = below(before, &remote.seen(space));
         let mut news = Vec::new();
-        for (writer, tip) in &incoming {
+        for (writer, tip) in incoming.iter().filter(|(writer, _)| *writer != DOCTOR) {
             let known = seen.get(writer).copied();
             let at = format!("{}ledgers/{writer}", space.remote());
             match self.new_records(*tip, known) {
                 Err(why) => {
                     let message = format!("the ledger of {writer} on {} is refused: {why}", remote.shown());
-                    findings.push(Finding::error(Code::SharedRefused, message).at(at));
+                    let back = match known {
+                        Some(known) => format!("sets it back to what was last seen: git update-ref {at} {known} {tip}"),
+                        None => format!("removes it: git update-ref -d {at} {tip}"),
+                    };
+                    let hint = format!("whoever administers the remote {back}, in its repository");
+                    findings.push(Finding::error(Code::SharedRefused, message).at(at).hint(hint));
                 }
                 Ok(None) => findings.push(self.rewound(remote, writer, *tip, known, &at)?),
                 Ok(Some(records)) => {
@@ -97,7 +136,7 @@ impl Store {
     }
 
     /// How many records the ledger at `tip` has beyond `known`; nothing where it does not hold `known`. Otherwise why it is no ledger.
-    fn new_records(&self, tip: Oid, known: Option<Oid>) -> Result<Option<usize>, String> {
+    pub(super) fn new_records(&self, tip: Oid, known: Option<Oid>) -> Result<Option<usize>, String> {
         if known == Some(tip) {
             return Ok(Some(0));
         }
@@ -108,17 +147,52 @@ impl Store {
         // What another ledger has brought here already is no news.
         let here = self.seen_ledgers().map_err(|error| spelled(&error))?.into_iter().map(|(_, tip)| tip);
         let own = self.ledger_tip().map_err(|error| spelled(&error))?;
-        let commits = self.ledger_walk(&[tip], &here.chain(own).collect::<HashSet<_>>()).map_err(|error| spelled(&error))?;
-        let mut records = 0;
-        for (id, commit) in &commits {
-            match self.ledger_record(id).map_err(|error| spelled(&error))? {
-                Some(_) => records += 1,
-                // The opening commit.
-                None if commit.parents.is_empty() && *id != tip => {}
-                None => return Err(format!("the commit {} is no record", id.to_hex_with_len(12))),
+        let stop = here.chain(own).collect::<HashSet<_>>();
+        let commits = self.ledger_walk(&[tip], &stop).map_err(|error| spelled(&error))?;
+        let records = self.vet_records(&commits, &Cell::new(usize::MAX)).map_err(|unkept| unkept.why().to_owned())?;
+        Ok(holds.then_some(records))
+    }
+
+    /// Whether the ledger that was at `old` may go on to `new`: it holds everything that it held, and what is new are records, at most
+    /// `limit`, for whose documents no more than `bytes` are read. How many are new.
+    pub fn vet_ledger(&self, old: Option<Oid>, new: Oid, limit: usize, bytes: &Cell<usize>) -> Result<usize, Unkept> {
+        let wrong = |error: StoreError| Unkept::Wrong(spelled(&error));
+        let mut found = self.ledger_walk_within(&[new], &old.into_iter().collect(), limit).map_err(wrong)?.ok_or(Unkept::Many)?;
+        if let Some(old) = old {
+            // Below where ledgers were joined lies what the old one held too.
+            if found.values().any(|commit| before(commit).len() > 1) {
+                let past = self.ledger_walk(&[old], &HashSet::new()).map_err(wrong)?;
+                found.retain(|id, _| !past.contains_key(id));
+            }
+            // git knows of no difference between what came before and what a record speaks of.
+            if old != new && !found.values().any(|commit| before(commit).contains(&old)) {
+                return Err(Unkept::Lost);
             }
         }
-        Ok(holds.then_some(records))
+        self.vet_records(&found, bytes)
+    }
+
+    /// How many of these commits are records; one of them must be nothing else than that or the commit that opens a ledger.
+    fn vet_records(&self, commits: &HashMap<Oid, Commit>, bytes: &Cell<usize>) -> Result<usize, Unkept> {
+        let wrong = |error: StoreError| Unkept::Wrong(spelled(&error));
+        let opened = opening(&mut Batch::hashing(self)).map_err(wrong)?;
+        let mut records = 0;
+        for (id, commit) in commits {
+            let short = id.to_hex_with_len(12);
+            if *id == opened {
+                continue;
+            }
+            let Some(record) = self.ledger_record_within(id, commit, bytes).map_err(|error| match error {
+                StoreError::Object(ObjectError::TooLarge { .. }) => Unkept::Bytes,
+                error => Unkept::Wrong(spelled(&error)),
+            })?
+            else {
+                return Err(Unkept::Wrong(format!("the commit {short} is no record")));
+            };
+            facts(&record).map_err(|why| Unkept::Wrong(format!("the record {short} is not what it says: {why}")))?;
+            records += 1;
+        }
+        Ok(records)
     }
 
     fn rewound(&self, remote: &Remote, writer: &str, tip: Oid, known: Option<Oid>, at: &str) -> Result<Finding, ShareError> {

@@ -118,7 +118,9 @@ impl Store {
             }
             // Before, not after the remote is looked at: what was learnt grows old.
             std::thread::sleep(pause(pushed.tries));
-            self.learn(sharing, remote, &space, bounds, &rejected, &mut pushed.findings)?;
+            if !self.learn(sharing, remote, &space, bounds, &rejected, &mut pushed.findings)? {
+                left_out.insert(own.clone());
+            }
             // What is another object there was told, and cannot be pushed.
             left_out.extend(
                 rejected.iter().filter(|(rest, why)| *rest != own && why.starts_with(OURS)).map(|(rest, _)| (*rest).to_owned()),
@@ -229,6 +231,7 @@ impl Store {
     }
 
     /// Finds out what stands in the way: joins what another clone of this writer has recorded, and tells which results are others there.
+    /// Whether this writer's ledger can go on there: not where something stands in its place that is none.
     fn learn(
         &self,
         sharing: &Sharing,
@@ -237,7 +240,7 @@ impl Store {
         bounds: Bounds,
         rejected: &[(&str, &str)],
         findings: &mut Vec<Finding>,
-    ) -> Result<(), ShareError> {
+    ) -> Result<bool, ShareError> {
         let guard = self.lock("share-fetch", Some(LOCK_WAIT))?;
         self.clear_refs(INCOMING)?;
         let own = format!("ledgers/{}", sharing.writer);
@@ -250,14 +253,30 @@ impl Store {
         refspecs.push(Self::ledgers_refspec(space, writer));
         let before = self.seen_ledgers()?;
         self.git_fetch(remote, bounds, &refspecs, findings)?;
-        self.take_ledgers(remote, space, &before, false, findings)?;
+        let mut told = Vec::new();
+        self.take_ledgers(remote, space, &before, false, &mut told)?;
+        // What is wrong with the ledgers of others does not stand in the way of this one.
+        let own_name = format!("{}{own}", space.remote());
+        findings.extend(told.into_iter().map(|finding| match finding.path.as_ref() == Some(&own_name) {
+            true => {
+                let until = "until then git config cbia.writer NAME gives this clone a ledger of another name there";
+                let hint = finding.hint.as_ref().map_or(until.to_owned(), |hint| format!("{hint}; {until}"));
+                finding.hint(hint)
+            }
+            false => Finding { severity: Severity::Warning, ..finding },
+        }));
+        let mut may_go_on = true;
         if let Some(tip) = self.incoming_ledger(space, &sharing.writer)? {
-            self.join(&[tip])?;
+            may_go_on = self.new_records(tip, None).is_ok();
+            // What is no ledger is not made part of this one.
+            if may_go_on {
+                self.join(&[tip])?;
+            }
         }
-        self.tell_conflicts(remote, &remote.tracking(space), &others, findings)?;
+        self.tell_conflicts(sharing, remote, &remote.tracking(space), &others, findings)?;
         self.clear_refs(INCOMING)?;
         drop(guard);
-        Ok(())
+        Ok(may_go_on)
     }
 
     /// Gives a remote back the records that it was seen to have. The writers whose ledgers were restored.
