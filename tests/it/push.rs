@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use git_cbia::document::digest::Digest;
 use serde_json::json;
 
-use super::poison::{changed_tree, on_tree};
+use super::poison::{changed_tree, forged_run, on_tree};
 use super::support::{EXECUTOR, LEDGER, NOTE, PIPELINE, Ran, Repo};
 
 /// A repository that was pushed once, with the client's hook, and the bare repository it was pushed to, with the server's.
@@ -92,6 +92,14 @@ impl Doors {
         let wanted: BTreeSet<String> = wanted.iter().map(|code| (*code).to_owned()).collect();
         let [verify, client, server] = self.refused(refspecs);
         assert_eq!((&verify, &client, &server), (&wanted, &wanted, &wanted), "{name}");
+    }
+
+    /// The same where a run that is pushed is refused by itself too, beside what rests on it.
+    #[track_caller]
+    fn refuses_the_run(&self, name: &str, refspecs: &[&str], wanted: &[&str]) {
+        let set = |codes: &[&str]| codes.iter().map(|code| (*code).to_owned()).collect::<BTreeSet<String>>();
+        let doors = set(&[wanted, &["run-invalid"]].concat());
+        assert_eq!(self.refused(refspecs), [set(wanted), doors.clone(), doors], "{name}");
     }
 
     /// Asserts that a push passes both hooks, and that the tip is verified by itself in a clone that fetched the evidence.
@@ -293,14 +301,14 @@ fn forged_evidence_is_refused() {
     doors.refuses("an incomplete run", WITH_RUNS, &["run-incomplete", "gen-unadmitted"]);
 
     with(&changed(capsule, "\"control_state_hash\": \"", "\"control_state_hash\": \"0"));
-    doors.refuses("a capsule that is none", WITH_RUNS, &["capsule-forged", "gen-unadmitted"]);
+    doors.refuses_the_run("a capsule that is none", WITH_RUNS, &["capsule-forged", "gen-unadmitted"]);
     let text: serde_json::Value = serde_json::from_str(&repo.git(["show", &format!("{tip}:{capsule}")])).unwrap();
     let hash = text["control_state_hash"].as_str().unwrap();
     with(&changed(capsule, hash, &Digest::of(b"x").to_string()));
-    doors.refuses("a forged capsule", WITH_RUNS, &["capsule-forged", "gen-unadmitted"]);
+    doors.refuses_the_run("a forged capsule", WITH_RUNS, &["capsule-forged", "gen-unadmitted"]);
 
     with(&changed("opa/decision.json", "policy_hash", "policy_hush"));
-    doors.refuses("a forged decision", WITH_RUNS, &["decision-forged", "gen-unadmitted"]);
+    doors.refuses_the_run("a forged decision", WITH_RUNS, &["decision-forged", "gen-unadmitted"]);
 
     // One commit in the middle holds another file; those after it are the same but for their parent.
     let chain: Vec<String> = repo.git(["rev-list", "--reverse", &tip]).lines().map(str::to_owned).collect();
@@ -336,7 +344,7 @@ fn forged_evidence_is_refused() {
     let was = repo.git(["log", "-1", "--format=%(trailers:key=Cbia-State-Key,valueonly)", &old]);
     let renamed = text.replace(was.trim(), &state(&run)) + "\n";
     with(&repo.git_with(["hash-object", "-t", "commit", "-w", "--stdin"], renamed.as_bytes()));
-    doors.refuses("the evidence of another state, renamed throughout", WITH_RUNS, &["run-renamed", "gen-stale-input"]);
+    doors.refuses_the_run("the evidence of another state, renamed throughout", WITH_RUNS, &["run-renamed", "gen-stale-input"]);
 
     // The true run under its own name makes everything well.
     repo.git(["update-ref", "-d", &run]);
@@ -364,7 +372,7 @@ fn a_capsule_that_says_allow_for_a_denied_state_is_refused() {
     repo.git(["update-ref", &name, &forged]);
     repo.git(["checkout", "-q", "--", NOTE]);
     repo.commit();
-    doors.refuses("a forged ALLOW", WITH_RUNS, &["state-denied"]);
+    doors.refuses_the_run("a forged ALLOW", WITH_RUNS, &["state-denied"]);
 }
 
 #[test]
@@ -566,6 +574,14 @@ fn merges_and_replacements_hide_nothing() {
     assert_eq!([client, server], [(); 2].map(|()| BTreeSet::from(["replace-ref".to_owned()])));
 }
 
+/// A commit as git cbia writes them, with these lines of facts.
+fn phase_commit(repo: &Repo, tree: &str, parents: &[&str], message: &str) -> String {
+    let parents: String = parents.iter().map(|id| format!("parent {id}\n")).collect();
+    let who = "git-cbia <git-cbia@localhost> 0 +0000";
+    let text = format!("tree {tree}\n{parents}author {who}\ncommitter {who}\n\n{message}");
+    repo.git_with(["hash-object", "-t", "commit", "-w", "--stdin"], text.as_bytes())
+}
+
 #[test]
 fn refs_of_evidence_only_grow() {
     let doors = Doors::new();
@@ -576,29 +592,181 @@ fn refs_of_evidence_only_grow() {
     let writer = "refs/cbia/ledgers/ada-example.org";
     doors.accepts("a ledger that goes on", &["origin", &format!("refs/cbia/ledger:{writer}")]);
     let cache = repo.refs("refs/cbia/cache").remove(0);
-    let forward = format!("{tip}:refs/cbia/runs/{}/{}", Digest::of(b"a"), Digest::of(b"b"));
-    let cases: [(&str, String, &str); 9] = [
+    doors.accepts("a cache entry", &["origin", &format!("{0}:{0}", cache.0)]);
+    let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+    let empty = repo.git_with(["mktree"], b"");
+    let ledger = repo.git(["rev-parse", "refs/cbia/ledger"]);
+    let opening = repo.git(["rev-list", "--max-parents=0", "--first-parent", "refs/cbia/ledger"]);
+    let said = |state: &str, executor: &str| {
+        format!("EVAL: policy ALLOW\n\nCbia-Phase: EVAL\nCbia-State-Key: {state}\nCbia-Executor-Key: {executor}\n")
+    };
+    let keys: Vec<&str> = run.split('/').skip(3).collect();
+    let claims = said(keys[0], keys[1]);
+    let by_eve = repo.git_with(["commit-tree", "-p", &tip, "-F", "-", &empty], claims.as_bytes());
+    let by_git_cbia = phase_commit(repo, &empty, &[&tip], &claims);
+    let squatting = phase_commit(repo, &empty, &[], &said(&a.to_string(), &b.to_string()));
+    let entry_tree = repo.git(["rev-parse", &format!("{}^{{tree}}", cache.1)]);
+    let entry_again = repo.git(["commit-tree", "-p", &cache.1, "-m", "x", &entry_tree]);
+    // A record that has a ledger for its run: git takes it for one that goes on from there.
+    let newest = repo.git(["cat-file", "commit", &ledger]);
+    let document = repo.git(["show", &format!("{ledger}:record.json")]);
+    let lossy = newest.replace(&tip, &ledger).replacen(&newest.lines().nth(1).unwrap()[7..], &opening, 1) + "\n";
+    let lossy = repo.git_with(["hash-object", "-t", "commit", "-w", "--stdin"], lossy.as_bytes());
+    let lossy_tree = changed_tree(repo, &lossy, &[("record.json", Some(&(document.replace(&tip, &ledger) + "\n")))]);
+    let lossy = on_tree(repo, &lossy, &lossy_tree);
+    let lying = newest.replace("Cbia-Event: replayed", "Cbia-Event: admitted") + "\n";
+    assert_ne!(lying.trim(), newest.trim());
+    let lying = repo.git_with(["hash-object", "-t", "commit", "-w", "--stdin"], lying.as_bytes());
+    let on_ledger = |tree: &str| repo.git(["commit-tree", "-p", &ledger, "-m", "x", tree]);
+    let not_json = changed_tree(repo, &ledger, &[("record.json", Some("{}\n"))]);
+    let joining = |others: &[&str]| {
+        let mut text = repo.git(["cat-file", "commit", &on_ledger(&empty)]) + "\n";
+        let parents: String = others.iter().map(|id| format!("parent {id}\n")).collect();
+        text = text
+            .replacen("author ", &format!("{parents}author "), 1)
+            .replace("\nx\n", "\nmerged: 1 ledger\n\nCbia-Event: merged\n");
+        let mut record: serde_json::Value = serde_json::from_str(&document).unwrap();
+        for member in ["state_key", "executor_key", "run"] {
+            record[member] = serde_json::Value::Null;
+        }
+        record["event"] = "merged".into();
+        record["phases"] = json!([]);
+        for (_, link) in record["links"].as_object_mut().unwrap() {
+            *link = serde_json::Value::Null;
+        }
+        let commit = repo.git_with(["hash-object", "-t", "commit", "-w", "--stdin"], text.as_bytes());
+        on_tree(repo, &commit, &changed_tree(repo, &commit, &[("record.json", Some(&(record.to_string() + "\n")))]))
+    };
+    let garbage = repo.git(["commit-tree", "-m", "x", &empty]);
+    let cases: Vec<(&str, String, &str)> = vec![
         ("a rewound ledger", format!("+refs/cbia/ledger~1:{writer}"), "ref-rewound"),
         ("a deleted ledger", format!(":{writer}"), "ref-deleted"),
         ("a deleted run", format!(":{run}"), "ref-deleted"),
         ("a rewound run", format!("+{tip}~1:{run}"), "ref-rewound"),
-        ("a run of another name", forward, "run-renamed"),
+        ("a run of another name", format!("{tip}:refs/cbia/runs/{a}/{b}"), "run-renamed"),
+        ("a run that goes on", format!("{by_eve}:{run}"), "run-invalid"),
+        ("a run that goes on, by nobody", format!("{by_git_cbia}:{run}"), "run-invalid"),
+        ("the place of a run", format!("{squatting}:refs/cbia/runs/{a}/{b}"), "run-invalid"),
+        ("the same in a namespace", format!("{squatting}:refs/cbia/ns/pulls/runs/{a}/{b}"), "run-invalid"),
         ("a name that is none", format!("{tip}:refs/cbia/runs/x"), "ref-malformed"),
-        ("a blob", format!("{tip}:{NOTE}:refs/cbia/ledgers/x"), "ref-malformed"),
+        ("a blob", format!("{}:refs/cbia/ledgers/x", repo.git(["rev-parse", &format!("{tip}:{NOTE}")])), "ref-malformed"),
+        ("a branch as a ledger", "HEAD:refs/cbia/ledgers/x".to_owned(), "ledger-malformed"),
+        ("nothing as a ledger", format!("{garbage}:refs/cbia/ledgers/x"), "ledger-malformed"),
+        ("nothing as the ledger", format!("{garbage}:refs/cbia/ledger"), "ledger-malformed"),
+        ("a run as a ledger", format!("{tip}:refs/cbia/ledgers/x"), "ledger-malformed"),
+        ("a ledger that goes on with nothing", format!("{}:{writer}", on_ledger(&empty)), "ledger-malformed"),
+        ("with what is no record", format!("{}:{writer}", on_ledger(&not_json)), "ledger-malformed"),
+        ("with a record of another kind", format!("{}:{writer}", on_ledger(&format!("{ledger}^{{tree}}"))), "ledger-malformed"),
+        ("with a record that says something else", format!("{lying}:refs/cbia/ledgers/x"), "ledger-malformed"),
+        ("with a record that joins nothing", format!("{}:{writer}", joining(&[&garbage])), "ledger-malformed"),
+        ("a ledger in the place of a run", format!("{lossy}:{writer}"), "ref-rewound"),
+        ("a ledger in a namespace", format!("{garbage}:refs/cbia/ns/pulls/ledgers/x"), "ledger-malformed"),
         ("the memory", "refs/cbia/memo:refs/cbia/memo".to_owned(), "ref-private"),
-        ("a cache entry of another key", format!("{}:refs/cbia/cache/{}", cache.1, Digest::of(b"x")), "cache-entry-invalid"),
+        ("a cache entry of another key", format!("{}:refs/cbia/cache/{a}", cache.1), "cache-entry-invalid"),
+        ("a cache entry that goes on", format!("{entry_again}:{}", cache.0), "cache-entry-invalid"),
     ];
     for (name, refspec, wanted) in cases {
-        let refspec = match refspec.strip_prefix(&format!("{tip}:{NOTE}:")) {
-            Some(target) => format!("{}:{target}", repo.git(["rev-parse", &format!("{tip}:{NOTE}")])),
-            None => refspec,
-        };
         let [_, client, server] = doors.refused(&[&refspec]);
         let wanted = BTreeSet::from([wanted.to_owned()]);
         assert_eq!((&client, &server), (&wanted, &wanted), "{name}");
     }
-    doors.accepts("a cache entry", &["origin", &format!("{0}:{0}", cache.0)]);
+    doors.accepts("an empty ledger", &["origin", &format!("{opening}:refs/cbia/ledgers/x")]);
+    doors.accepts("a ledger that joins others", &["origin", &format!("{}:{writer}", joining(&[&opening]))]);
+    doors.accepts("what is there already", &["origin", &format!("{tip}:{run}"), "HEAD:refs/heads/more"]);
     doors.accepts("an entry that is evicted", &["origin", &format!(":{}", cache.0)]);
+    doors.accepts("a run in a namespace", &["origin", &format!("{tip}:{}", run.replace("cbia/", "cbia/ns/pulls/"))]);
+}
+
+#[test]
+fn only_a_finished_run_of_those_keys_takes_the_place_of_one() {
+    let doors = Doors::new();
+    let repo = &doors.client;
+    let (run, tip) = next_state(repo);
+    let offered = format!("{tip}:{run}");
+    let refused = |id: &str| {
+        let [_, client, server] = doors.refused(&[&format!("{id}:{run}")]);
+        assert_eq!(client, server);
+        client.into_iter().next().unwrap()
+    };
+    // Each phase by itself, each left out, and each tree of one under the commit of another.
+    let chain: Vec<String> = repo.git(["rev-list", "--reverse", &tip]).lines().map(str::to_owned).collect();
+    assert_eq!(chain.len(), 9);
+    let rebuilt = |commits: &[(&String, &String)]| {
+        commits.iter().fold(None::<String>, |parent, (id, tree)| {
+            let text = repo.git(["cat-file", "commit", id]);
+            let (head, message) = text.split_once("\n\n").unwrap();
+            let who = head.lines().filter(|line| line.starts_with("author ") || line.starts_with("committer "));
+            let parent = parent.map(|id| format!("parent {id}\n")).unwrap_or_default();
+            let tree = repo.git(["rev-parse", &format!("{tree}^{{tree}}")]);
+            let text = format!("tree {tree}\n{parent}{}\n\n{message}\n", who.collect::<Vec<_>>().join("\n"));
+            Some(repo.git_with(["hash-object", "-t", "commit", "-w", "--stdin"], text.as_bytes()))
+        })
+    };
+    let whole: Vec<(&String, &String)> = chain.iter().zip(&chain).collect();
+    assert_eq!(rebuilt(&whole).as_ref(), Some(&tip));
+    for at in 0..chain.len() - 1 {
+        assert_eq!(refused(&chain[at]), "run-incomplete", "{at}");
+        let mut without = whole.clone();
+        without.remove(at);
+        assert_eq!(refused(&rebuilt(&without).unwrap()), "run-invalid", "without {at}");
+    }
+    let mut other = whole.clone();
+    other[3].1 = &chain[2];
+    assert_eq!(refused(&rebuilt(&other).unwrap()), "run-invalid", "GEN without what it made");
+    for (path, text) in [(NOTE, Some("by hand\n")), (NOTE, None), ("more.txt", Some("x")), ("inputs/data/words.txt", Some("x\n"))]
+    {
+        let tree = changed_tree(repo, &tip, &[(path, text)]);
+        assert_eq!(refused(&on_tree(repo, &tip, &tree)), "run-invalid", "{path} {text:?}");
+    }
+
+    // What a server of before took goes where it can be gone on from, and stays where it cannot: whoever administers it removes it.
+    let server = &doors.server;
+    server.git(["fetch", "-q", repo.path().to_str().unwrap(), &tip]);
+    server.git(["update-ref", &run, &chain[5]]);
+    doors.accepts("a run that was not finished", &["--no-verify", "origin", &offered]);
+    let forced = || doors.push(&["--no-verify", "--force", "origin", &offered]).exits(1).stderr;
+    let text = repo.git(["cat-file", "commit", &tip]);
+    let (_, message) = text.split_once("\n\n").unwrap();
+    let squatting = phase_commit(server, &server.git_with(["mktree"], b""), &[], message);
+    server.git(["update-ref", &run, &squatting]);
+    let mend = format!("git update-ref -d {run} {squatting}");
+    let said = forced();
+    assert_eq!(codes(&said, "remote: error: "), BTreeSet::from(["ref-rewound".to_owned()]));
+    assert!(said.contains("which is no whole run") && said.contains(&mend), "{said}");
+    // The author's own push says the same of the run that is in the way.
+    repo.commit();
+    let push = || doors.push(&["origin", "main"]).exits(1).stderr;
+    let said = push();
+    assert!(said.contains("[evidence-not-uploaded]") && said.contains("which is no run of that name"), "{said}");
+    assert!(said.contains(&mend) && said.contains(&tip[..12]) && said.contains(&squatting[..12]), "{said}");
+    server.git(mend.split(' ').skip(1));
+    doors.accepts("after that", &["origin", "main"]);
+
+    // Another whole run of the same keys is a conflict, which both ids and a way out are told of.
+    repo.git(["reset", "-q", "--hard", &doors.base]);
+    repo.write("data/words.txt", "five six\n");
+    let before = repo.refs("refs/cbia/runs");
+    repo.run();
+    let (run, tip) = repo.refs("refs/cbia/runs").into_iter().find(|run| !before.contains(run)).unwrap();
+    repo.commit();
+    let theirs = forged_run(repo, &tip, NOTE, "by hand\n");
+    doors.accepts("a run that is whole by its own account", &["--no-verify", "origin", &format!("{theirs}:{run}")]);
+    let said = doors.push(&["--no-verify", "--force", "origin", &format!("{tip}:{run}")]).exits(1).stderr;
+    assert!(said.contains("another run of the same state and executor") && said.contains("--repeat 2"), "{said}");
+    let said = doors.push(&["--force", "origin", "main"]).exits(1).stderr;
+    let mend = format!("git update-ref -d {run} {theirs}");
+    for part in [
+        "[evidence-not-uploaded]",
+        &tip[..12],
+        &theirs[..12],
+        "one of the two is not what its inputs come to",
+        "--repeat 2",
+        &mend,
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    doors.server.git(mend.split(' ').skip(1));
+    doors.accepts("after that", &["--force", "origin", "main"]);
 }
 
 #[test]

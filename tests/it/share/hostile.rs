@@ -1,6 +1,6 @@
 //! A remote that lies: nothing of it is used, each lie is named, and the run goes on with what is here.
 
-use super::super::poison::{blob, changed_tree, on_tree, raw_tree};
+use super::super::poison::{blob, changed_tree, forged_run, on_tree, raw_tree};
 use super::super::support::{NOTE, NOTE_TEXT, Repo};
 use super::server::Server;
 use super::{colleague, pushed};
@@ -391,10 +391,12 @@ fn another_result_under_a_known_key_changes_nothing_and_both_writers_are_named()
     let eve = colleague("Eve", &bare);
     eve.cbia(["run", "--offline"]).ok();
     let (name, tip) = eve.only_ref("refs/cbia/runs");
-    let forged = on_tree(&eve, &tip, &changed_tree(&eve, &tip, &[(NOTE, Some("evil\n"))]));
+    let forged = forged_run(&eve, &tip, NOTE, "evil\n");
     let (ledger, record) = eve.only_ref("refs/cbia/ledger");
     let text = eve.git(["cat-file", "commit", &record]).replace(&tip, &forged) + "\n";
+    let document = eve.git(["show", &format!("{record}:record.json")]).replace(&tip, &forged) + "\n";
     let lying = eve.git_with(["hash-object", "-t", "commit", "-w", "--stdin"], text.as_bytes());
+    let lying = on_tree(&eve, &lying, &changed_tree(&eve, &lying, &[("record.json", Some(&document))]));
     eve.git(["update-ref", &name, &forged]);
     eve.git(["update-ref", &ledger, &lying]);
     eve.git(["push", "-q", "-f", "team", &format!("{name}:{name}"), "refs/cbia/ledger:refs/cbia/ledgers/eve-example.org"]);
@@ -409,6 +411,88 @@ fn another_result_under_a_known_key_changes_nothing_and_both_writers_are_named()
     assert_eq!(bare.refs("refs/cbia/ledgers/bob-example.org").len(), 1);
     assert_eq!(bare.git(["rev-parse", &name]), forged, "what is there is not overwritten either");
     assert_eq!((bob.run(), bob.read(NOTE)), ("replayed".to_owned(), NOTE_TEXT.to_owned()));
+}
+
+#[test]
+fn what_is_no_run_at_the_place_of_one_is_told_with_what_removes_it() {
+    let (bare, _, bob) = pushed();
+    bob.cbia(["run", "--offline"]).ok();
+    let (name, tip) = bob.only_ref("refs/cbia/runs");
+    // As a server of before took it, which looked at the last commit alone.
+    let empty = bare.git_with(["mktree"], b"");
+    let squatting = on_tree(&bare, &tip, &empty);
+    bare.git(["update-ref", &name, &squatting]);
+    for command in [&["fetch", "--json"][..], &["push", "--json"], &["push", "--all", "--json"]] {
+        let ran = bob.cbia(command).exits(1);
+        let finding = ran.finding("shared-refused");
+        assert!(finding["message"].as_str().unwrap().contains("which is no run of that name"), "{finding}");
+        let hint = finding["hint"].as_str().unwrap();
+        assert!(hint.contains(&format!("git update-ref -d {name} {squatting};")), "{hint}");
+        assert_eq!(bob.only_ref("refs/cbia/runs").1, tip);
+    }
+    bare.git(["update-ref", "-d", &name, &squatting]);
+    bob.cbia(["push", "--all"]).ok();
+    assert_eq!(bare.git(["rev-parse", &name]), tip);
+    bob.cbia(["fetch"]).ok();
+}
+
+#[test]
+fn what_is_no_record_does_not_become_part_of_a_ledger() {
+    let (bare, _, bob) = pushed();
+    bob.run();
+    bob.cbia(["push"]).ok();
+    let ledger = "refs/cbia/ledgers/bob-example.org";
+    let good = bare.git(["rev-parse", ledger]);
+    let evil = bare.git(["commit-tree", "-p", &good, "-m", "evil", &bare.git_with(["mktree"], b"")]);
+    bare.git(["update-ref", ledger, &evil]);
+    bob.run();
+    let own = bob.git(["rev-parse", "refs/cbia/ledger"]);
+    for command in ["fetch", "push"] {
+        let ran = bob.cbia([command, "--json"]).exits(1);
+        assert_eq!(ran.codes(), ["shared-refused"], "{command}");
+        let finding = ran.finding("shared-refused");
+        assert!(finding["message"].as_str().unwrap().contains("is no record"), "{finding}");
+        let hint = finding["hint"].as_str().unwrap();
+        assert!(hint.contains(&format!("git update-ref {ledger} {good} {evil}")), "{hint}");
+        assert_eq!(hint.contains("cbia.writer"), command == "push", "{hint}");
+        assert_eq!(bob.git(["rev-parse", "refs/cbia/ledger"]), own, "{command}");
+    }
+    bob.fsck();
+    // Under another name it goes on, and what is wrong with the old one does not stand in its way.
+    bob.git(["config", "cbia.writer", "bob"]);
+    bob.cbia(["push"]).ok();
+    assert_eq!(bare.git(["rev-parse", "refs/cbia/ledgers/bob"]), own);
+    bob.git(["config", "--unset", "cbia.writer"]);
+    bare.git(["update-ref", ledger, &good, &evil]);
+    bob.cbia(["push"]).ok();
+    assert_eq!(bare.git(["rev-parse", ledger]), own);
+}
+
+#[test]
+fn a_ledger_without_records_is_an_empty_one() {
+    let (bare, _, bob) = pushed();
+    let opening = bare.git(["rev-list", "--max-parents=0", "--first-parent", "refs/cbia/ledgers/ada-example.org"]);
+    bare.git(["update-ref", "refs/cbia/ledgers/eve", &opening]);
+    // What git cbia doctor left on servers that protect ledgers, and what its first version left where they may be rewritten.
+    for left in [opening.as_str(), "refs/heads/main"] {
+        bare.git(["update-ref", "refs/cbia/ledgers/cbia-doctor", left]);
+        let ran = bob.cbia(["fetch", "--json"]).ok();
+        assert_eq!(ran.codes(), Vec::<String>::new(), "{left}");
+    }
+    bare.git(["update-ref", "-d", "refs/cbia/ledgers/cbia-doctor"]);
+    bob.cbia(["fetch"]).ok();
+    bob.run();
+    assert_eq!(bob.cbia(["log"]).ok().stdout.lines().count(), 2);
+    bob.fsck();
+    // Nobody can take that name.
+    bob.git(["config", "cbia.writer", "cbia-doctor"]);
+    bob.cbia(["push"]).exits(3);
+    // It begins with the commit that every ledger begins with.
+    let text = bare.git(["cat-file", "commit", &opening]).replace("ledger opened", "ledger") + "\n";
+    let other = bare.git_with(["hash-object", "-t", "commit", "-w", "--stdin"], text.as_bytes());
+    bare.git(["update-ref", "refs/cbia/ledgers/eve", &other]);
+    bob.git(["config", "cbia.writer", "bob"]);
+    assert_eq!(bob.cbia(["fetch", "--json"]).exits(1).codes(), ["shared-refused"]);
 }
 
 #[test]
