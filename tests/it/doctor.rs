@@ -187,6 +187,28 @@ fn bad_updates_are_offered_and_nothing_is_left_behind() {
     server.git(["update-ref", "refs/cbia/ledgers/cbia-doctor", &other]);
     assert_eq!(outcomes(1).last().map(String::as_str), Some("unclear"));
     assert_eq!(server.git(["rev-parse", "refs/cbia/ledgers/cbia-doctor"]), other);
+    // One that lets ledgers be rewritten, and not deleted.
+    server.git(["update-ref", "-d", "refs/cbia/ledgers/cbia-doctor"]);
+    hook(
+        "#!/bin/sh\nwhile read -r old new ref; do\n  case $ref in refs/cbia/ledgers/*) case $new in 0000*) exit 1;; esac;; esac\ndone\n",
+    );
+    let document = repo.cbia(["doctor", "--server", "origin", "--json"]).exits(1).json();
+    let ledger: Vec<_> = document["result"]["offers"].as_array().unwrap()[5..].iter().map(|offer| &offer["outcome"]).collect();
+    assert_eq!(ledger, ["accepted", "refused"]);
+    // Rewriting it was offered in vain: what stays is a ledger that nothing was recorded in.
+    assert_eq!(server.git(["rev-parse", "refs/cbia/ledgers/cbia-doctor"]), opening);
+    assert_eq!(repo.cbia(["fetch", "--json"]).ok().codes(), Vec::<String>::new());
+    std::fs::remove_file(server.path().join("hooks/pre-receive")).unwrap();
+    let other = server.git(["for-each-ref", "--format=%(refname)", "refs/cbia/ledgers"]);
+    assert_eq!(other, "refs/cbia/ledgers/cbia-doctor");
+    assert_eq!(outcomes(1), ["accepted"; 7]);
+    assert_eq!(all(), before);
+    // Without transactions nothing can be offered in vain, and that is what is said.
+    server.git(["config", "receive.advertiseAtomic", "false"]);
+    let told = repo.cbia(["doctor", "--server", "origin"]).exits(1).stdout;
+    assert!(told.contains("unclear  anything from here                         it takes no atomic pushes, so"), "{told}");
+    assert!(!told.contains("\\u{a}") && !told.contains("harmless"), "{told}");
+    assert_eq!(all(), before);
     // Nothing stays in this repository either.
     assert_eq!(repo.leftovers(), Vec::<String>::new());
     assert!(repo.refs("refs").iter().all(|(name, _)| !name.contains("doctor")));
@@ -215,6 +237,9 @@ fn the_real_hook_refuses_every_bad_update_and_takes_the_harmless_one() {
     }
     let left: Vec<_> = server.refs("refs").into_iter().filter(|one| !before.contains(one)).map(|(name, _)| name).collect();
     assert_eq!(left, ["refs/cbia/ledgers/cbia-doctor"]);
+    // Which is none to anybody who fetches.
+    assert_eq!(repo.cbia(["fetch", "--json"]).ok().codes(), Vec::<String>::new());
+    assert_eq!(repo.refs("refs/cbia/seen"), []);
     // A branch that it judges goes in beside all that.
     repo.git(["config", "cbia.trust", "content"]);
     server.git(["config", "cbia.trust", "content"]);
