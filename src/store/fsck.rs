@@ -3,8 +3,9 @@
 //! Whether a run is whole takes the pipeline; the runs that are to be read are handed on.
 
 pub(in crate::store) mod record;
+mod without;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -28,6 +29,8 @@ const ALL: &str = "refs/cbia/";
 const LEDGER: &str = "refs/cbia/ledger";
 /// The largest object that is looked at to see whether it is there, in bytes.
 const MAX_OBJECT: u64 = 1 << 30;
+/// How it ends where an object is told that is not there.
+const MISSING: &str = "is missing";
 /// Names that other commands keep for as long as they work.
 const PASSING: [&str; 3] = ["outbox/", "incoming/", "ns/"];
 
@@ -40,6 +43,8 @@ pub enum Repair {
     Note(String),
     /// The ledger goes on from its newest whole record.
     Ledger,
+    /// The ledger goes on without what is no record.
+    Without,
 }
 
 /// Something that is wrong.
@@ -79,6 +84,8 @@ impl Census {
 /// What was looked at already.
 struct Seen<'s> {
     ledgers: HashSet<Oid>,
+    /// Those of them that are wrong, and whether they are no records at all.
+    wrong: HashMap<Oid, bool>,
     records: Records<'s>,
 }
 
@@ -92,7 +99,7 @@ impl Store {
     /// Looks at every ref below `refs/cbia/`. Whether a remembered decision answers the question that it stands under is for `answers` to say.
     pub fn examine(&self, answers: &dyn Fn(&Remembered) -> bool) -> Result<Census, StoreError> {
         let mut census = Census::default();
-        let (mut seen, mut own) = (Seen { ledgers: HashSet::new(), records: Records::new(self) }, None);
+        let (mut seen, mut own) = (Seen { ledgers: HashSet::new(), wrong: HashMap::new(), records: Records::new(self) }, None);
         for (name, target) in self.every_ref()? {
             census.refs += 1;
             let rest = name.strip_prefix(ALL).unwrap_or_default().to_owned();
@@ -185,7 +192,7 @@ impl Store {
                     census.found(finding.hint(aside_hint(name.as_str())), aside());
                 }
             }
-            None if is_ledger => self.examine_records(name.as_str(), target, seen, census)?,
+            None if is_ledger => self.examine_records(name, target, seen, census)?,
             None => match attested {
                 Some((state_key, executor_key)) => {
                     census.attestations += 1;
@@ -277,59 +284,102 @@ impl Store {
                     );
                     census.found(Finding::error(Code::LedgerRewound, message).at(LEDGER).hint(hint), Some(Repair::Ledger));
                 }
-                self.examine_records(LEDGER, tip, seen, census)
+                self.examine_records(&LEDGER.parse()?, tip, seen, census)
             }
             (Some(_), None, _) => Ok(()),
         }
     }
 
     /// Every record that a ledger's tip leads to, down to the opening commit.
-    fn examine_records(&self, name: &str, tip: Oid, seen: &mut Seen<'_>, census: &mut Census) -> Result<(), StoreError> {
+    fn examine_records(&self, name: &RefName, tip: Oid, seen: &mut Seen<'_>, census: &mut Census) -> Result<(), StoreError> {
         let opened = opening(&mut Batch::hashing(self))?;
+        let is_own = name.as_str() == LEDGER;
+        let broken = |message: String| Finding::error(Code::LedgerBroken, message).at(name);
+        let lost = |message: String| {
+            let hint = "nothing that is here is changed; git fetch --refetch REMOTE '+refs/cbia/ledgers/*:refs/cbia/incoming/ledgers/*' brings what is lost from a \
+                        remote that has it";
+            (broken(message).hint(hint), None)
+        };
+        let wrong = |message: String| match is_own {
+            false => (broken(message).hint(aside_hint(name.as_str())), Some(Repair::Aside(name.clone(), tip))),
+            true => {
+                let hint =
+                    "nothing of a ledger is taken away; what was admitted is judged by the runs, not by what records say of them";
+                (broken(message).hint(hint), None)
+            }
+        };
+        // It can only have come with a ledger that was joined.
+        let none = |message: String| match is_own {
+            false => wrong(message),
+            true => {
+                let hint = "git cbia fsck --repair goes on without it, and puts the ledger aside as it is";
+                (broken(message).hint(hint), Some(Repair::Without))
+            }
+        };
+        let told = seen.wrong.clone();
         let mut waiting = vec![tip];
         while let Some(id) = waiting.pop() {
             if !seen.ledgers.insert(id) {
                 continue;
             }
             let short = id.to_hex_with_len(12);
-            let hint = "git cbia fetch brings it from a clone that has it; nothing that is here is changed";
-            let broken = |message: String| Finding::error(Code::LedgerBroken, message).at(name).hint(hint);
             let commit = match self.read_commit(&id) {
                 Ok(commit) => commit,
                 Err(error) => {
-                    census.found(broken(format!("the ledger breaks off at {short}: {}", spelled(&error))), None);
+                    let (finding, repair) = lost(format!("the ledger breaks off at {short}: {}", spelled(&error)));
+                    census.found(finding, repair);
                     continue;
                 }
             };
+            let (mut found, mut is_none) = (None, false);
             match self.ledger_record(&id) {
                 Ok(Some(record)) => {
                     census.records += 1;
                     let joins = before(&commit).len() > 1;
-                    if let Some(run) = commit.parents.get(1).filter(|_| !joins) {
-                        if record.record.run.as_deref() != Some(run.to_string().as_str()) {
-                            let says = record.record.run.unwrap_or_else(|| "none".to_owned());
-                            let message = format!("the record {short} names another run than its commit");
-                            census.found(broken(message).expected(run, says), None);
-                        } else if let Err(error) =
-                            self.read_commit(run).and_then(|run| self.read(&run.tree, Kind::Tree, MAX_OBJECT))
-                        {
-                            census.found(broken(format!("the run of the record {short} is lost: {}", spelled(&error))), None);
-                        } else if let Err(why) = seen.records.check(&record) {
-                            census.found(broken(format!("the record {short} is not what it speaks of: {why}")), None);
-                        }
+                    let run = commit.parents.get(1).filter(|_| !joins);
+                    let names = record.record.run.as_deref();
+                    if let Some(run) = run.filter(|run| names != Some(run.to_string().as_str())) {
+                        let (finding, repair) = wrong(format!("the record {short} names another run than its commit"));
+                        found = Some((finding.expected(run, names.unwrap_or("none")), repair));
+                    } else if let Some(Err(error)) =
+                        run.map(|run| self.read_commit(run).and_then(|run| self.read(&run.tree, Kind::Tree, MAX_OBJECT)))
+                    {
+                        found = Some(lost(format!("the run of the record {short} is lost: {}", spelled(&error))));
                     } else if let Err(why) = seen.records.check(&record) {
-                        census.found(broken(format!("the record {short} is not what it speaks of: {why}")), None);
+                        let message = format!("the record {short} is not what it speaks of: {why}");
+                        found = Some(if why.ends_with(MISSING) { lost(message) } else { wrong(message) });
                     }
                 }
-                // On a remote there may be one that nothing was recorded in yet.
-                Ok(None) if id == opened && (id != tip || name != LEDGER) => {}
-                Ok(None) => census.found(broken(format!("the commit {short} is no record")), None),
-                Err(error) => census.found(broken(format!("the record {short} is damaged: {}", spelled(&error))), None),
+                Ok(None) if id == opened && (id != tip || !is_own) => {}
+                Ok(None) => (found, is_none) = (Some(none(format!("the commit {short} is no record"))), true),
+                Err(error @ StoreError::Record { .. }) => {
+                    found = Some(wrong(format!("the record {short} is damaged: {}", spelled(&error))));
+                }
+                Err(error) => found = Some(lost(format!("the record {short} is damaged: {}", spelled(&error)))),
             }
-            if commit.parents.is_empty() && id != opened {
-                census.found(broken(format!("the ledger ends at {short}, which is not the commit that opens a ledger")), None);
+            if found.is_none() && commit.parents.is_empty() && id != opened {
+                let message = format!("the ledger ends at {short}, which is not the commit that opens a ledger");
+                (found, is_none) = (Some(none(message)), true);
+            }
+            if let Some((finding, repair)) = found {
+                if repair.is_some() {
+                    seen.wrong.insert(id, is_none);
+                }
+                census.found(finding, repair);
             }
             waiting.extend(before(&commit));
+        }
+        // What was told of another ledger, this one may have too. What breaks off was told as well.
+        let held = match told.is_empty() {
+            true => HashMap::new(),
+            false => self.ledger_walk(&[tip], &HashSet::new()).unwrap_or_default(),
+        };
+        // First what is no record at all: a ledger can go on without that.
+        let worst = told.into_iter().filter(|(id, _)| held.contains_key(id)).max_by_key(|(id, is_none)| (*is_none, *id));
+        if let Some((id, is_none)) = worst {
+            let message = format!("it holds {}, of which more is told above", id.to_hex_with_len(12));
+            let (finding, repair) = if is_none { none(message) } else { wrong(message) };
+            census.found(finding, repair);
         }
         Ok(())
     }
@@ -341,6 +391,11 @@ impl Store {
             Repair::Note(name) => {
                 let noted = self.note_damaged(name)?;
                 Ok(format!("took {name} away; what it said is in {}", noted.display()))
+            }
+            Repair::Without => {
+                let (tip, aside) = self.ledger_without()?;
+                let tip = tip.to_hex_with_len(12);
+                Ok(format!("the ledger goes on from {tip}, without what is no record; as it was, it is put aside as {aside}"))
             }
             Repair::Ledger => Ok(format!("the ledger goes on from {}", self.heal_ledger()?.to_hex_with_len(12))),
         }

@@ -28,7 +28,7 @@ const MAX_RECORD: u64 = 32 << 20;
 /// How many tips the journal keeps.
 const JOURNAL_TIPS: usize = 256;
 /// How long another appender is waited for.
-const LOCK_WAIT: Duration = Duration::from_secs(60);
+pub(in crate::store) const LOCK_WAIT: Duration = Duration::from_secs(60);
 
 /// What is to be recorded.
 pub struct Append<'a> {
@@ -242,6 +242,16 @@ impl Store {
         };
         file.write_all(format!("{line}\n").as_bytes())?;
         durability.sync(&file)
+    }
+
+    /// Makes the journal begin anew, with this tip.
+    pub(in crate::store) fn begin_journal(&self, id: Oid) -> std::io::Result<()> {
+        let path = self.journal();
+        let mut kept = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(self.common_dir()))?;
+        kept.write_all(format!("{id}\n").as_bytes())?;
+        Durability::Full.sync(kept.as_file())?;
+        drop(kept.persist(&path)?);
+        Ok(())
     }
 
     /// The newest record, if there is a ledger.

@@ -483,6 +483,86 @@ fn no_hash_of_a_record_is_taken_at_its_word() {
 }
 
 #[test]
+fn a_ledger_goes_on_without_what_was_joined_and_is_no_record() {
+    let repo = Repo::tiny();
+    repo.commit();
+    repo.run();
+    let other = repo.clone_to("other").with("GIT_COMMITTER_EMAIL", Some("eve@example.org"));
+    other.run();
+    repo.git(["fetch", "-q", other.path().to_str().unwrap(), "refs/cbia/ledger:refs/cbia/seen/origin/good"]);
+    let theirs = repo.git(["rev-parse", "refs/cbia/seen/origin/good"]);
+    let evil = repo.git(["commit-tree", "-p", &theirs, "-m", "evil", "HEAD^{tree}"]);
+    for name in ["refs/cbia/seen/origin/evil", "refs/cbia/remotes/origin/ledgers/evil"] {
+        repo.git(["update-ref", name, &evil]);
+    }
+    // As an earlier version joined it, which asked only whether it could be walked.
+    repo.git(["update-ref", "-d", "refs/cbia/seen/origin/good"]);
+    repo.run();
+    repo.cbia(["ledger", "merge"]).ok();
+    repo.run();
+    let spoilt = repo.git(["rev-parse", "refs/cbia/ledger"]);
+    let records = |tip: &str| {
+        let log = repo.git(["log", "--format=%T %an %ae %ad %cn %ce %cd %s", tip, "--not", &repo.only_ref("refs/cbia/runs").1]);
+        let mut lines: Vec<String> = log.lines().filter(|line| !line.ends_with(" evil")).map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let before = records(&spoilt);
+    let told = repo.cbia(["fsck", "--json"]).exits(1);
+    assert_eq!(told.codes(), ["ledger-broken"; 3]);
+    let ran = repo.cbia(["fsck", "--repair"]).ok();
+    assert!(ran.stdout.contains(&format!("as refs/cbia/refused/ledger/{spoilt}")), "{}", ran.stdout);
+    let tip = repo.git(["rev-parse", "refs/cbia/ledger"]);
+    // Nothing that was recorded is lost, here or there, and nothing else is kept.
+    assert_eq!(records(&tip), before);
+    assert!(repo.git(["rev-list", &tip]).contains(&theirs) && !repo.git(["rev-list", &tip]).contains(&evil));
+    assert_eq!(repo.refs("refs/cbia/refused").len(), 3);
+    assert_eq!(repo.refs("refs/cbia/seen"), []);
+    repo.run();
+    clean(&repo);
+    // Where nothing comes before it, the ledger begins again, and goes on with what came after.
+    repo.git(["update-ref", "refs/cbia/ledger", &repo.git(["commit-tree", "-m", "evil", "HEAD^{tree}"])]);
+    repo.remove(".git/cbia/ledger.tips");
+    repo.git(["update-ref", "-d", "refs/cbia/ledger"]);
+    repo.run();
+    let (only, evil) =
+        (repo.git(["cat-file", "commit", "refs/cbia/ledger"]), repo.git(["commit-tree", "-m", "evil", "HEAD^{tree}"]));
+    let moved = only.replacen(&only.lines().nth(1).unwrap()[7..], &evil, 1) + "\n";
+    let moved = repo.git_with(["hash-object", "-t", "commit", "-w", "--stdin"], moved.as_bytes());
+    let whole = repo.git(["rev-parse", "refs/cbia/ledger"]);
+    repo.git(["update-ref", "refs/cbia/ledger", &moved]);
+    repo.remove(".git/cbia/ledger.tips");
+    repo.cbia(["fsck", "--repair"]).ok();
+    assert_eq!(repo.git(["rev-parse", "refs/cbia/ledger"]), whole);
+    clean(&repo);
+}
+
+#[test]
+fn what_is_lost_of_a_ledger_comes_back_from_a_remote_as_the_hint_says() {
+    let repo = Repo::tiny();
+    repo.commit();
+    repo.run();
+    repo.run();
+    repo.run();
+    repo.git(["init", "-q", "--bare", "../server.git"]);
+    repo.git(["remote", "add", "origin", "../server.git"]);
+    repo.cbia(["push"]).ok();
+    unpack(&repo);
+    let lost = repo.git(["rev-parse", "refs/cbia/ledger~1"]);
+    repo.remove(&format!(".git/objects/{}/{}", &lost[..2], &lost[2..]));
+    let ran = repo.cbia(["fsck", "--json"]).exits(1);
+    let hint = ran.finding("ledger-broken")["hint"].as_str().unwrap().to_owned();
+    let command = "git fetch --refetch REMOTE '+refs/cbia/ledgers/*:refs/cbia/incoming/ledgers/*'";
+    assert!(hint.contains(command), "{hint}");
+    let mut shell = repo.command("sh");
+    shell.args(["-c", &command.replace("REMOTE", "origin")]);
+    repo.finish(shell, b"").ok();
+    clean(&repo);
+    repo.cbia(["fetch"]).ok();
+    assert_eq!(repo.refs("refs/cbia/incoming"), []);
+}
+
+#[test]
 fn what_nobody_here_can_mend_is_said_and_left() {
     let repo = Repo::tiny();
     repo.commit();
