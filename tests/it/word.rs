@@ -4,7 +4,7 @@
 
 use serde_json::json;
 
-use super::poison::{changed_tree, on_tree};
+use super::poison::{changed_tree, forged_run, on_tree};
 use super::push::{Doors, codes, next_state};
 use super::support::{EXECUTOR, NOTE, Repo};
 use super::trust::{RUNNERS, WITH_ALL, attest, list, public};
@@ -41,7 +41,7 @@ fn forged(doors: &Doors) -> [String; 4] {
     let repo = &doors.client;
     let (run, truth) = next_state(repo);
     let word = attest(repo, "ada");
-    let tip = on_tree(repo, &truth, &changed_tree(repo, &truth, &[(NOTE, Some("by hand\n"))]));
+    let tip = forged_run(repo, &truth, NOTE, "by hand\n");
     repo.git(["update-ref", &run, &tip]);
     repo.git(["update-ref", &word, &vouch(repo, "ada", &run, &tip)]);
     repo.write(NOTE, "by hand\n");
