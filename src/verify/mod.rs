@@ -149,8 +149,8 @@ pub struct Verifier<'a> {
     derived: HashMap<(Oid, Digest, Digest), Rc<Result<state::Derived, Finding>>>,
     /// Whose word counts for runs.
     signers: trust::Signers,
-    /// Trees that were found in order, by themselves and the tree before them.
-    verdicts: HashMap<(Oid, Option<Oid>), Rc<TreeVerdict>>,
+    /// What trees came to, by themselves, the tree before them, and whether that vouched.
+    verdicts: HashMap<(Oid, Option<Oid>, bool), Rc<TreeVerdict>>,
     /// Blobs that were seen to have a SHA-256.
     hashed: HashSet<(Oid, Digest)>,
     /// Trees, with those before them, that differ in nothing that decides about generated files.

@@ -45,7 +45,7 @@ impl Verifier<'_> {
     /// Whether what lies at the generated paths of `tree` came out of an admitted run. `before` is the tree before it: what it declares
     /// counts too, and where nothing that matters differs from it, it vouches for `tree` if `trusted`.
     pub fn tree(&mut self, tree: Oid, before: Option<Oid>, trusted: bool) -> Result<Rc<TreeVerdict>, VerifyError> {
-        let key = (tree, before);
+        let key = (tree, before, trusted);
         if let Some(verdict) = self.verdicts.get(&key) {
             return Ok(verdict.clone());
         }

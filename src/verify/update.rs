@@ -75,6 +75,8 @@ struct Ends {
     new: Option<Oid>,
     /// Whose declaration counts beside the new one's, and whether it vouches.
     before: Option<(Oid, bool)>,
+    /// Whether the new one has no history in common with that.
+    unrelated: bool,
 }
 
 impl Verifier<'_> {
@@ -110,7 +112,8 @@ impl Verifier<'_> {
                 }
             },
         };
-        let ends = Ends { old, judge: old.or(subject.base), new, before: self.before(old, subject.base, new) };
+        let (before, unrelated) = self.before(old, subject.base, new);
+        let ends = Ends { old, judge: old.or(subject.base), new, before, unrelated };
         self.count(&subject.namespaces);
         self.trust_by(ends.judge.or(subject.anchor))?;
         let mut findings = match new {
@@ -129,14 +132,15 @@ impl Verifier<'_> {
 
     /// The commit whose declaration counts beside the new one's, and whether it vouches for what it has in common with that: the tip that the
     /// ref had. A ref that is new has none: then it is the main branch's tip, or where it forked from it, for what main declared later
-    /// does not bind it. Such a commit is no tip that was ever verified, and vouches for nothing.
-    fn before(&mut self, old: Option<Oid>, base: Option<Oid>, new: Option<Oid>) -> Option<(Oid, bool)> {
-        let (None, Some(base), Some(new)) = (old, base, new) else { return old.map(|old| (old, true)) };
+    /// does not bind it. Such a commit is no tip that was ever verified, and vouches for nothing. Beside it, whether the two have no history in
+    /// common.
+    fn before(&mut self, old: Option<Oid>, base: Option<Oid>, new: Option<Oid>) -> (Option<(Oid, bool)>, bool) {
+        let (None, Some(base), Some(new)) = (old, base, new) else { return (old.map(|old| (old, true)), false) };
         match self.fork(base, new) {
-            Some(fork) if fork == base => Some((base, true)),
-            Some(fork) if fork == new => None,
-            Some(fork) => Some((fork, false)),
-            None => Some((base, true)),
+            Some(fork) if fork == base => (Some((base, true)), false),
+            Some(fork) if fork == new => (None, false),
+            Some(fork) => (Some((fork, false)), false),
+            None => (Some((base, true)), true),
         }
     }
 
@@ -261,6 +265,8 @@ impl Verifier<'_> {
             _ => Ok(Vec::new()),
         };
         let changed = match changed {
+            // Nothing was taken away from a history that never had it.
+            Ok(changed) if ends.unrelated => changed.into_iter().filter(|difference| difference.new.is_some()).collect(),
             Ok(changed) => changed,
             Err(finding) => {
                 findings.push(finding);
