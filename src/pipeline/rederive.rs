@@ -5,18 +5,15 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::PipelineError;
 use super::inputs::Inputs;
-use super::step::{Admitted, Documents, Output};
+use super::step::{Admitted, Documents, Output, joined};
 pub use super::step::{Gates, OTHER_CHAIN, gates};
 use crate::document::digest::Digest;
 use crate::document::finding::{Code, Finding, spelled};
 use crate::document::inputs_manifest::FileEntry;
 use crate::document::path::RepoPath;
 use crate::document::phase::Phase;
-use crate::document::schema::{Kind, load};
-use crate::document::selection::Selection;
+use crate::phase::Judge;
 use crate::phase::r#gen;
-use crate::phase::select::SELECTION_PATH;
-use crate::phase::{Judge, path};
 use crate::policy::{Ahead, Cage, Evaluation, Question};
 use crate::store::object::Reader;
 use crate::store::{Oid, Store};
@@ -84,33 +81,24 @@ pub fn hold(
     let key = r#gen::key(&input);
     let (state_key, executor_key) = (inputs.state_key(), inputs.executor.key());
     let admitted = Admitted { store, inputs, documents, gates, input: &input, key: &key, state_key, executor_key };
+    admitted.announce(tip, judge);
     let handed = match admitted.handed(tip) {
         Ok(handed) => handed,
         Err(finding) => return Ok(Err(finding)),
     };
-    admitted.announce(&handed, judge);
     let wanted = unseen(&handed.output, believed);
     let (wrong, held) = std::thread::scope(|scope| {
         let (reader, wanted) = (store.reader(), &wanted);
         let hashing = scope.spawn(move || wrong(&reader, wanted));
         let held = admitted.hold(handed, false, judge);
-        (hashing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), held)
+        (joined(hashing), held)
     });
     let (_, whole) = match held? {
         Ok(stored) => stored,
         Err(finding) => return Ok(Err(finding)),
     };
     let output = whole.output;
-    let pruned = match whole.evidence.get(&path(SELECTION_PATH)) {
-        Some(bytes) => {
-            let selection = load::<Selection>(Kind::Selection, &path(SELECTION_PATH), bytes);
-            let Ok(selection) = selection else {
-                return Ok(Err(Finding::error(Code::RunInvalid, "the selection of the run cannot be read")));
-            };
-            selection.document.artifacts.into_iter().filter(|artifact| !artifact.keep).map(|artifact| artifact.path).collect()
-        }
-        None => Vec::new(),
-    };
+    let pruned = whole.pruned;
     // What a later phase changed is in another list than what was handed on.
     let before: HashSet<(Oid, Digest)> = wanted.iter().map(|unseen| (unseen.id, unseen.file.sha256)).collect();
     let later = unseen(&output, &|id, sha256| before.contains(&(*id, *sha256)) || believed(id, sha256));

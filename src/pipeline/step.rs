@@ -278,25 +278,22 @@ impl Admitted<'_> {
             Ok(tree) => tree,
             Err(why) => return Err(refuse(why)),
         };
-        let outputs = match self.document::<OutputsManifest>(&tree, Kind::OutputsManifest, OUTPUTS_PATH) {
-            Ok(outputs) => outputs,
-            Err(why) => return Err(refuse(why)),
-        };
-        let report = match self.document::<GenReport>(&tree, Kind::ExecutorReport, REPORT_PATH) {
-            Ok(report) => report,
-            Err(why) => return Err(refuse(why)),
-        };
+        let (outputs, report) = (self.text(&tree, OUTPUTS_PATH), self.text(&tree, REPORT_PATH));
+        // The two longest documents are read while the commits are.
+        let (outputs, report, commits, handed) = std::thread::scope(|scope| {
+            let outputs = scope.spawn(|| document::<OutputsManifest>(Kind::OutputsManifest, OUTPUTS_PATH, outputs));
+            let report = scope.spawn(|| document::<GenReport>(Kind::ExecutorReport, REPORT_PATH, report));
+            let commits = sealed(self.store, tip);
+            // What GEN handed on lies in GEN's own commit: a later phase may have changed it.
+            let generated = commits.iter().flatten().find(|commit| commit.phase == Phase::Gen);
+            let handed = generated.map(|commit| self.read(commit.tree));
+            (joined(outputs), joined(report), commits, handed)
+        });
+        let outputs = outputs.map_err(refuse)?;
+        let report = report.map_err(refuse)?;
         let declared: BTreeSet<&RepoPath> = self.input.pipeline.r#gen.artifacts.iter().map(|a| &a.path).collect();
-        let commits = match sealed(self.store, tip) {
-            Ok(commits) => commits,
-            Err(error) => return Err(refuse(spelled(&error))),
-        };
-        // What GEN handed on lies in GEN's own commit: a later phase may have changed it.
-        let handed = match commits.iter().find(|commit| commit.phase == Phase::Gen).map(|commit| self.read(commit.tree)) {
-            Some(Ok(tree)) => tree,
-            Some(Err(why)) => return Err(refuse(why)),
-            None => return Err(refuse("it has no GEN".into())),
-        };
+        let commits = commits.map_err(|error| refuse(spelled(&error)))?;
+        let handed = handed.ok_or_else(|| refuse("it has no GEN".into()))?.map_err(refuse)?;
         let mut output = Output { files: Vec::new(), ids: BTreeMap::new(), tools: report.tool_versions };
         for artifact in outputs.artifacts {
             let Some(leaf) = handed.get(&artifact.path) else {
@@ -311,10 +308,12 @@ impl Admitted<'_> {
         Ok(Handed { tip, tree, commits, output })
     }
 
-    /// Says what EVAL will ask if the stored run is right about it. It is asked what the phases come to, and nothing is taken from the run.
-    pub fn announce(&self, handed: &Handed, judge: &mut dyn Judge) {
-        let Some(leaf) = handed.tree.get(&path(opa_gate::INPUT_PATH)) else { return };
-        let Ok(text) = self.store.read_blob(&leaf.id, MAX_DOCUMENT) else { return };
+    /// Says what EVAL will ask if the stored run at `tip` is right about it. What it does ask is what the phases come to: nothing is taken from
+    /// the run.
+    pub fn announce(&self, tip: Oid, judge: &mut dyn Judge) {
+        let at = path(opa_gate::INPUT_PATH);
+        let text = self.store.tree_of(&tip).ok().and_then(|tree| self.store.lookup(&tree, &at).ok()?);
+        let Some(Ok(text)) = text.map(|id| self.store.read_blob(&id, MAX_DOCUMENT)) else { return };
         let input = &Prepared::emitted(&text);
         judge.expect(&Question { bundle: self.documents.bundle, query: opa_gate::QUERY, input });
     }
@@ -355,12 +354,9 @@ impl Admitted<'_> {
         tree.map_err(|error| spelled(&error))
     }
 
-    fn document<T: serde::de::DeserializeOwned>(&self, tree: &Tree, kind: Kind, at: &'static str) -> Result<T, String> {
-        let at = path(at);
-        let leaf = tree.get(&at).ok_or_else(|| format!("it lacks {at}"))?;
-        let bytes = self.store.read_blob(&leaf.id, MAX_DOCUMENT).map_err(|error| spelled(&error))?;
-        let sealed = load::<T>(kind, &at, &bytes);
-        sealed.map(|sealed| sealed.document).map_err(|f| f.into_iter().next().map_or_else(String::new, |f| f.message))
+    fn text(&self, tree: &Tree, at: &'static str) -> Result<Vec<u8>, String> {
+        let leaf = tree.get(&path(at)).ok_or_else(|| format!("it lacks {at}"))?;
+        self.store.read_blob(&leaf.id, MAX_DOCUMENT).map_err(|error| spelled(&error))
     }
 
     /// What the cache holds under GEN's key: verified, or why it is refused.
@@ -393,4 +389,14 @@ impl Admitted<'_> {
         let sources = Sources { ledger: &ledger.document, objectives: (&objectives.document, values), contents };
         r#gen::execute(input, &sources, host, bundle, judge)
     }
+}
+
+fn document<T: serde::de::DeserializeOwned>(kind: Kind, at: &'static str, text: Result<Vec<u8>, String>) -> Result<T, String> {
+    let sealed = load::<T>(kind, &path(at), &text?);
+    sealed.map(|sealed| sealed.document).map_err(|f| f.into_iter().next().map_or_else(String::new, |f| f.message))
+}
+
+/// What a thread came to; its panic goes on here.
+pub(super) fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

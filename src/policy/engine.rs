@@ -140,7 +140,12 @@ pub fn answer(request: Request, input: &str) -> Answer {
     let answered = match request.ask {
         Ask::Lint => Ok(Answer::Clean),
         Ask::Evaluate { query } => match Value::from_json_str(input) {
-            Ok(input) => evaluate(&loaded, &query, &input),
+            Ok(input) => {
+                let answer = evaluate(&loaded, &query, &input);
+                // The process ends here. Giving back a large document first, piece by piece, would be waited for.
+                std::mem::forget(input);
+                answer
+            }
             Err(error) => Err(EngineError::new("reading the input document", error)),
         },
         Ask::ListTests => Ok(Answer::Tests { tests: tests(&loaded) }),
