@@ -5,18 +5,17 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::PipelineError;
 use super::inputs::Inputs;
-use super::step::{Admitted, Documents};
+use super::step::{Admitted, Documents, Output, joined};
 pub use super::step::{Gates, OTHER_CHAIN, gates};
 use crate::document::digest::Digest;
 use crate::document::finding::{Code, Finding, spelled};
+use crate::document::inputs_manifest::FileEntry;
 use crate::document::path::RepoPath;
 use crate::document::phase::Phase;
-use crate::document::schema::{Kind, load};
-use crate::document::selection::Selection;
+use crate::phase::Judge;
 use crate::phase::r#gen;
-use crate::phase::select::SELECTION_PATH;
-use crate::phase::{Judge, path};
-use crate::policy::{Cage, Evaluation, Question, evaluate};
+use crate::policy::{Ahead, Cage, Evaluation, Question};
+use crate::store::object::Reader;
 use crate::store::{Oid, Store};
 
 /// The phase that a whole run ends with.
@@ -26,18 +25,23 @@ pub const LAST_PHASE: Phase = Phase::Eval;
 /// have been pushed.
 pub struct Forgetful<'a> {
     cage: &'a Cage,
+    ahead: Ahead,
 }
 
 impl<'a> Forgetful<'a> {
     /// A judge.
     pub fn new(cage: &'a Cage) -> Self {
-        Self { cage }
+        Self { cage, ahead: Ahead::default() }
     }
 }
 
 impl Judge for Forgetful<'_> {
     fn judge(&mut self, question: &Question<'_>) -> Evaluation {
-        evaluate(self.cage, question)
+        self.ahead.evaluate(self.cage, question)
+    }
+
+    fn expect(&mut self, question: &Question<'_>) -> bool {
+        self.ahead.begin(self.cage, question)
     }
 }
 
@@ -77,37 +81,54 @@ pub fn hold(
     let key = r#gen::key(&input);
     let (state_key, executor_key) = (inputs.state_key(), inputs.executor.key());
     let admitted = Admitted { store, inputs, documents, gates, input: &input, key: &key, state_key, executor_key };
-    let (made, whole) = match admitted.stored(tip, false, judge)? {
+    admitted.announce(tip, judge);
+    let handed = match admitted.handed(tip) {
+        Ok(handed) => handed,
+        Err(finding) => return Ok(Err(finding)),
+    };
+    let wanted = unseen(&handed.output, believed);
+    let (wrong, held) = std::thread::scope(|scope| {
+        let (reader, wanted) = (store.reader(), &wanted);
+        let hashing = scope.spawn(move || wrong(&reader, wanted));
+        let held = admitted.hold(handed, false, judge);
+        (joined(hashing), held)
+    });
+    let (_, whole) = match held? {
         Ok(stored) => stored,
         Err(finding) => return Ok(Err(finding)),
     };
     let output = whole.output;
-    let pruned = match whole.evidence.get(&path(SELECTION_PATH)) {
-        Some(bytes) => {
-            let selection = load::<Selection>(Kind::Selection, &path(SELECTION_PATH), bytes);
-            let Ok(selection) = selection else {
-                return Ok(Err(Finding::error(Code::RunInvalid, "the selection of the run cannot be read")));
-            };
-            selection.document.artifacts.into_iter().filter(|artifact| !artifact.keep).map(|artifact| artifact.path).collect()
-        }
-        None => Vec::new(),
-    };
-    let mut looked_at = HashSet::new();
-    for (file, ids) in made.files.iter().map(|file| (file, &made.ids)).chain(output.files.iter().map(|file| (file, &output.ids)))
-    {
-        let Some(id) = ids.get(&file.path) else { continue };
-        // What no later phase changed is in both lists.
-        if !looked_at.insert((*id, file.sha256)) || believed(id, &file.sha256) {
-            continue;
-        }
-        let why = match store.read_blob(id, file.bytes) {
-            Ok(bytes) if Digest::of(&bytes) == file.sha256 => continue,
-            Ok(_) => format!("the artifact {} does not have the hash that the run gives", file.path),
-            Err(error) => format!("the artifact {}: {}", file.path, spelled(&error)),
-        };
+    let pruned = whole.pruned;
+    // What a later phase changed is in another list than what was handed on.
+    let before: HashSet<(Oid, Digest)> = wanted.iter().map(|unseen| (unseen.id, unseen.file.sha256)).collect();
+    let later = unseen(&output, &|id, sha256| before.contains(&(*id, *sha256)) || believed(id, sha256));
+    if let Some(why) = wrong.or_else(|| self::wrong(&store.reader(), &later)) {
         let message = format!("the stored run {} is refused: {why}", tip.to_hex_with_len(12));
         return Ok(Err(Finding::error(Code::RunInvalid, message).at(store.run_ref(&state_key, &executor_key)?)));
     }
     let hashes = output.files.iter().map(|file| (file.path.clone(), file.sha256)).collect();
     Ok(Ok(Held { artifacts: output.ids, hashes, pruned }))
+}
+
+/// An artifact whose bytes are to be held against its SHA-256.
+struct Unseen {
+    file: FileEntry,
+    id: Oid,
+}
+
+fn unseen(output: &Output, seen: &dyn Fn(&Oid, &Digest) -> bool) -> Vec<Unseen> {
+    let files = output.files.iter().filter_map(|file| Some((file, *output.ids.get(&file.path)?)));
+    files.filter(|(file, id)| !seen(id, &file.sha256)).map(|(file, id)| Unseen { file: file.clone(), id }).collect()
+}
+
+/// What is wrong with the first artifact whose bytes are not both what its object's name says and what its SHA-256 does.
+fn wrong(reader: &Reader, artifacts: &[Unseen]) -> Option<String> {
+    let mut looked_at = HashSet::new();
+    artifacts.iter().filter(|unseen| looked_at.insert((unseen.id, unseen.file.sha256))).find_map(|Unseen { file, id }| {
+        match reader.read_blob(id, file.bytes) {
+            Ok(bytes) if Digest::of(&bytes) == file.sha256 => None,
+            Ok(_) => Some(format!("the artifact {} does not have the hash that the run gives", file.path)),
+            Err(error) => Some(format!("the artifact {}: {}", file.path, spelled(&error))),
+        }
+    })
 }
