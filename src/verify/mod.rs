@@ -10,6 +10,7 @@
 //! - `trust`: whose word a run needs, and who gave it.
 //! - `glance`: what shows without deriving anything.
 //! - `search`: what the known runs have to say about single files.
+//! - `shared`: the files that nobody can assign to single artifacts.
 //! - `cover`: the rule for single artifacts, where a state has no run.
 //! - `limits`: how much is done for one push.
 //! - `namespaces`: whose corner of a repository counts for which refs.
@@ -27,6 +28,7 @@ mod namespaces;
 mod paths;
 pub mod refs;
 mod search;
+mod shared;
 pub mod state;
 mod trust;
 pub mod update;

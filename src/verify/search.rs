@@ -108,7 +108,7 @@ impl Verifier<'_> {
                 }
                 let derived = self.derive_content(&seen.run)?;
                 let Ok(derived) = &*derived else { break };
-                if derived.held.artifacts.get(path) != Some(&id) {
+                if derived.held.output.ids.get(path) != Some(&id) {
                     continue;
                 }
                 match why_stale(subject, path, derived) {
@@ -145,7 +145,7 @@ impl Verifier<'_> {
                 explained.insert(&run.name);
                 let derived = self.derive_content(run)?;
                 let Ok(derived) = &*derived else { continue };
-                if derived.held.artifacts.get(*path) != Some(id) {
+                if derived.held.output.ids.get(*path) != Some(id) {
                     continue;
                 }
                 match why_stale(subject, path, derived) {

@@ -121,8 +121,7 @@ impl Verifier<'_> {
             None => Vec::new(),
         };
         if subject.judged {
-            let own = outcome.verdict.run.clone();
-            findings = self.judged(update, &ends, subject, findings, own)?;
+            findings = self.judged(update, &ends, subject, findings, &outcome.verdict)?;
         }
         outcome.findings = cut(unique(findings));
         outcome.document.state_key = outcome.verdict.state_key;
@@ -253,7 +252,7 @@ impl Verifier<'_> {
         ends: &Ends,
         subject: &Subject,
         mut findings: Vec<Finding>,
-        own: Option<Run>,
+        verdict: &TreeVerdict,
     ) -> Result<Vec<Finding>, VerifyError> {
         let tree = |id: Option<Oid>| id.map(|id| self.store.tree_of(&id)).transpose();
         let Ends { old, new, .. } = *ends;
@@ -274,7 +273,7 @@ impl Verifier<'_> {
             }
         };
         if let (Some(before), Some(new), false) = (before_tree, new_tree, refuses(&findings)) {
-            findings.extend(self.weakened(before, new, &changed)?);
+            findings.extend(self.weakened(before, new, &changed, verdict)?);
         }
         let maintained = match judge_tree {
             Some(tree) => self.store.thing_at(tree, MAINTAINERS)?.is_some(),
@@ -307,7 +306,7 @@ impl Verifier<'_> {
             (true, Some(by), Some(tree)) => {
                 // The state does not tell the executor; where that changes, it is the run that the tree was verified by.
                 let executor = changed.iter().any(|difference| difference.path == EXECUTOR_CONFIG_PATH.as_bytes());
-                let runs = if executor { own.into_iter().collect() } else { self.own_runs(tree)? };
+                let runs = if executor { verdict.run.iter().cloned().collect() } else { self.own_runs(tree)? };
                 let (signers, unchecked) = self.maintainers(&runs, by)?;
                 findings.extend(unchecked);
                 signers
