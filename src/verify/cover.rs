@@ -84,10 +84,10 @@ impl Verifier<'_> {
                 .map(|(path, _)| subject.undeclared(path)),
         );
         wrong.extend(subject.missing().filter(|path| !pruned.contains(*path)).map(absent));
-        let runs: Vec<Run> = covering.into_values().collect();
+        let mut runs: Vec<Run> = covering.into_values().collect();
         // What a run has seen that does not count yet is not out of date.
         if !runs.is_empty() && !doubted {
-            wrong.extend(self.unseen(subject, &verdict.covered, &runs)?);
+            wrong.extend(self.unseen(subject, &verdict.covered, &mut runs)?);
         }
         // A state that the gates refuse is refused, whoever produced its files.
         let (inputs, gates) = self.gates_of(subject.tree, executor.unwrap_or_else(|| subject.executor()))?;
@@ -169,7 +169,8 @@ impl Verifier<'_> {
         for covered in &verdict.covered {
             of(&covered.run).into_iter().for_each(|derived| take(&covered.path, derived));
         }
-        for derived in derived.values().filter_map(|derived| derived.as_ref().as_ref().ok()) {
+        let covering: BTreeSet<Oid> = verdict.covered.iter().map(|covered| covered.run).collect();
+        for derived in covering.iter().filter_map(of) {
             derived.held.pruned.iter().for_each(|path| take(path, derived));
         }
         output.files.sort_by(|a, b| a.path.cmp(&b.path));

@@ -220,7 +220,7 @@ fn policy_hash(store: &Store, seen: &Seen) -> Option<Digest> {
 }
 
 /// Whether a run saw the same bytes at a path as the commit has there.
-fn is_same(store: &Store, run: Oid, commit: Oid, path: &RepoPath) -> bool {
+pub(super) fn is_same(store: &Store, run: Oid, commit: Oid, path: &RepoPath) -> bool {
     let at = |tree: &Oid, path: &RepoPath| store.lookup(tree, path).ok().flatten();
     let snapshot: Result<RepoPath, _> = format!("{SNAPSHOT_FOLDER}/{path}").parse();
     snapshot.is_ok_and(|snapshot| at(&run, &snapshot) == at(&commit, path))

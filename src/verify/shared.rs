@@ -2,13 +2,14 @@
 //!
 //! An artifact is covered by a run that had its own authorities, template and objectives as they are now. Of the rest that a generator may see nobody
 //! knows what it rests on. So each of these files must have been seen as it is, or been absent where it is absent, by one of the runs that
-//! cover the state together. And where one of these runs has seen a change that another has not, and has made an artifact of the other's
+//! cover the state together, or by one that is known beside them. And where one of these runs has seen a change that another has not, and has made an artifact of the other's
 //! otherwise, some run must show that the change is not why: one from before the change that made the same of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::evidence::Run;
+use super::search::is_same;
 use super::state::{Derived, Subject};
 use super::{Covered, Verifier, VerifyError};
 use crate::document::digest::Digest;
@@ -18,7 +19,7 @@ use crate::document::path::RepoPath;
 use crate::executor::resolve::is_builtin;
 use crate::gate::authority::OBJECTIVES_PATH;
 use crate::gate::order::GRAPH_PATH;
-use crate::gate::paths::{EXECUTORS_FOLDER, SNAPSHOT_FOLDER, TEMPLATES_FOLDER};
+use crate::gate::paths::{EXECUTORS_FOLDER, TEMPLATES_FOLDER};
 use crate::pipeline::inputs::Inputs;
 use crate::store::{Oid, Store};
 
@@ -26,6 +27,8 @@ use crate::store::{Oid, Store};
 const MAX_LOOKED_INTO: usize = 50_000;
 /// How many runs from before a change are derived again.
 const MAX_BEFORE: usize = 32;
+/// How many runs may cover one state together: each is compared with every other.
+const MAX_WITNESSES: usize = 64;
 
 /// Such files of a state, by path.
 type Shared = BTreeMap<RepoPath, Digest>;
@@ -86,15 +89,16 @@ fn templates_reach_others(store: &Store, inputs: &Inputs) -> bool {
 }
 
 impl Verifier<'_> {
-    /// What the runs that cover the subject's artifacts have not seen of it.
+    /// What the runs that cover the subject's artifacts, and those that are known beside them, have not seen of it. Those that it took beside
+    /// them are added to `runs`.
     pub(super) fn unseen(
         &mut self,
         subject: &Subject<'_>,
         covered: &[Covered],
-        runs: &[Run],
+        runs: &mut Vec<Run>,
     ) -> Result<Vec<Finding>, VerifyError> {
         let mut derived = Vec::new();
-        for run in runs {
+        for run in &*runs {
             derived.push((run.clone(), self.derive_content(run)?));
         }
         let by_program = derived.iter().any(|(_, d)| d.as_ref().as_ref().is_ok_and(|d| !is_builtin(&d.inputs.executor)));
@@ -105,12 +109,60 @@ impl Verifier<'_> {
                 derived.as_ref().as_ref().map(|derived| shared(&derived.inputs, by_program, templates)).unwrap_or_default();
             Witness { run, derived, shared }
         };
-        let witnesses: Vec<Witness> = derived.into_iter().map(witness).collect();
-        let mut findings = by_nobody(&now, &witnesses);
-        if findings.is_empty() {
-            findings = self.outdated(subject, &now, covered, &witnesses)?;
+        let mut witnesses: Vec<Witness> = derived.into_iter().map(witness).collect();
+        let mut open = by_nobody(&now, &witnesses);
+        for run in self.who_saw(subject, &open)? {
+            let known = self.derive_content(&run)?;
+            // By other policies or another executor it says nothing of this state.
+            let speaks = |derived: &Derived| {
+                derived.inputs.policy_bundle_hash() == subject.inputs.policy_bundle_hash()
+                    && subject.accepts(&derived.inputs.executor)
+                    && same_scripts(subject.inputs, &derived.inputs)
+            };
+            let speaks = known.as_ref().as_ref().is_ok_and(speaks);
+            let witness = witness((run.clone(), known));
+            if speaks && self.doubts(&run)?.is_empty() && open.iter().any(|path| witness.shared.get(path) == now.get(path)) {
+                open.retain(|path| witness.shared.get(path) != now.get(path));
+                runs.push(run);
+                witnesses.push(witness);
+            }
+            if open.is_empty() {
+                break;
+            }
         }
-        Ok(findings)
+        if witnesses.len() > MAX_WITNESSES {
+            let message = format!("more than {MAX_WITNESSES} runs would have to cover the files of one state");
+            let finding = Finding::error(Code::PushTooLarge, message).at("refs/cbia/runs");
+            return Ok(vec![finding.hint("git cbia run makes one run of this very state; commit what it writes")]);
+        }
+        if !open.is_empty() {
+            return Ok(open.iter().map(|path| unseen_by_all(path, now.contains_key(path))).collect());
+        }
+        self.outdated(subject, &now, covered, &witnesses)
+    }
+
+    /// Runs of which the names of things say that they saw one of these paths as the subject has it.
+    fn who_saw(&self, subject: &Subject<'_>, open: &BTreeSet<RepoPath>) -> Result<Vec<Run>, VerifyError> {
+        if open.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut left = MAX_LOOKED_INTO;
+        let mut found = Vec::new();
+        for run in self.evidence.all(self.means.limits.searched)? {
+            let Ok(tree) = self.store.tree_of(&run.tip) else { continue };
+            let mut saw = false;
+            for path in open {
+                left = left.saturating_sub(1);
+                saw |= left > 0 && is_same(self.store, tree, subject.tree, path);
+            }
+            if saw {
+                found.push(run);
+            }
+            if left == 0 || found.len() == MAX_BEFORE {
+                break;
+            }
+        }
+        Ok(found)
     }
 
     /// The artifacts of which another run shows that they were made before something changed that they rest on.
@@ -122,21 +174,25 @@ impl Verifier<'_> {
         witnesses: &[Witness],
     ) -> Result<Vec<Finding>, VerifyError> {
         let mut findings = Vec::new();
-        for one in witnesses {
+        let differs = |witness: &Witness| -> BTreeSet<RepoPath> {
+            let all = now.keys().chain(witness.shared.keys());
+            all.filter(|path| witness.shared.get(*path) != now.get(*path)).cloned().collect()
+        };
+        let differs: Vec<BTreeSet<RepoPath>> = witnesses.iter().map(differs).collect();
+        for (one, has_not_seen) in witnesses.iter().zip(&differs) {
             let own: Vec<&RepoPath> =
                 covered.iter().filter(|covered| covered.run == one.run.tip).map(|covered| &covered.path).collect();
-            for other in witnesses {
-                let news: Vec<&RepoPath> = now
-                    .keys()
-                    .chain(one.shared.keys())
-                    .filter(|path| other.shared.get(*path) == now.get(*path) && one.shared.get(*path) != now.get(*path))
-                    .collect();
+            for (other, nor_has_other) in witnesses.iter().zip(&differs) {
+                let news: Vec<&RepoPath> = has_not_seen.difference(nor_has_other).collect();
+                if news.is_empty() {
+                    continue;
+                }
                 let otherwise: Vec<(&RepoPath, Oid)> = own
                     .iter()
                     .filter_map(|path| Some((*path, other.made(path)?)))
                     .filter(|(path, id)| one.made(path) != Some(*id))
                     .collect();
-                if news.is_empty() || otherwise.is_empty() {
+                if otherwise.is_empty() {
                     continue;
                 }
                 for path in self.unexplained(subject, &news, &otherwise)? {
@@ -170,8 +226,7 @@ impl Verifier<'_> {
             let mut is_before = true;
             for path in news {
                 left = left.saturating_sub(1);
-                let inside: Result<RepoPath, _> = format!("{SNAPSHOT_FOLDER}/{path}").parse();
-                is_before &= left > 0 && inside.is_ok_and(|inside| at(&tree, &inside) != at(&subject.tree, path));
+                is_before &= left > 0 && !is_same(store, tree, subject.tree, path);
             }
             if is_before {
                 before.push((run, tree));
@@ -206,19 +261,19 @@ impl Verifier<'_> {
 }
 
 /// The files of which no run has seen that they are as they are, or are no more.
-fn by_nobody(now: &Shared, witnesses: &[Witness]) -> Vec<Finding> {
-    let all = now.keys().chain(witnesses.iter().flat_map(|witness| witness.shared.keys()));
-    let all: BTreeSet<&RepoPath> = all.collect();
+fn by_nobody(now: &Shared, witnesses: &[Witness]) -> BTreeSet<RepoPath> {
+    let all: BTreeSet<&RepoPath> = now.keys().chain(witnesses.iter().flat_map(|witness| witness.shared.keys())).collect();
     let seen = |path: &RepoPath| witnesses.iter().any(|witness| witness.shared.get(path) == now.get(path));
-    let finding = |path: &RepoPath| {
-        let what = match now.contains_key(path) {
-            true => "is an input of generation, and no run that is known has seen it as it is",
-            false => "was an input of generation, and no run that is known has done without it",
-        };
-        let finding = Finding::error(Code::GenStaleInput, format!("{path} {what}")).at(path);
-        finding.hint("git cbia run, and commit what it writes")
+    all.into_iter().filter(|path| !seen(path)).cloned().collect()
+}
+
+fn unseen_by_all(path: &RepoPath, is_there: bool) -> Finding {
+    let what = match is_there {
+        true => "is an input of generation, and no run that is known has seen it as it is",
+        false => "was an input of generation, and no run that is known has done without it",
     };
-    all.into_iter().filter(|path| !seen(path)).map(finding).collect()
+    let finding = Finding::error(Code::GenStaleInput, format!("{path} {what}")).at(path);
+    finding.hint("git cbia run, and commit what it writes")
 }
 
 /// Whether a program that generates has the same scripts beside it, in both states.
