@@ -77,6 +77,9 @@ pub fn hold(
     held.unwrap_or_else(|finding| Ok(Err(finding)))
 }
 
+/// The phase that refuses, and why.
+pub type Refused = (Phase, Vec<Finding>);
+
 /// Why a state is not admitted with these artifacts, whoever made them, and by which phase: what the phases after GEN, EVAL's question to the policy among them, have
 /// against it. Nothing is repaired. Otherwise the files of the package that it comes to: blobs by path.
 pub fn admits(
@@ -85,7 +88,7 @@ pub fn admits(
     gates: &Gates,
     output: &Output,
     judge: &mut dyn Judge,
-) -> Result<Result<BTreeMap<RepoPath, Oid>, (Phase, Vec<Finding>)>, PipelineError> {
+) -> Result<Result<BTreeMap<RepoPath, Oid>, Refused>, PipelineError> {
     let come_to = |admitted: &Admitted<'_>| {
         let means = Means { known: Known::Doubted(Vec::new()), judge, sources: None, elsewhere: None, store_changes: false };
         let whole = admitted.whole(&mut Batch::hashing(store), output, means)?;
