@@ -208,6 +208,10 @@ fn a_package_at_generated_paths_is_what_the_run_laid_out() {
     repo.git(["mv", "dist/bundle/out/two.txt", "dist/bundle/out/note2.txt"]);
     repo.commit();
     doors.refuses("a file of it elsewhere", WITH_RUNS, &["gen-undeclared"]);
+    repo.git(["reset", "-q", "--hard", &doors.base]);
+    repo.set(PIPELINE, "/flow", json!({"layout": [{"from": "out/**", "to": "dist/other/"}]}));
+    repo.commit();
+    doors.refuses("a package that is laid out elsewhere now", WITH_RUNS, &["gen-undeclared"]);
 }
 
 #[test]
