@@ -55,17 +55,6 @@ impl Identity {
         format!("{} {sign}{:02}{:02}", self.seconds, minutes / 60, minutes % 60)
     }
 
-    /// The identity that a line of a commit gives.
-    pub(in crate::store) fn of_line(line: &str) -> Self {
-        let (who, time) = line.rsplit_once("> ").unwrap_or((line, ""));
-        let (name, email) = who.split_once('<').unwrap_or((who, ""));
-        let (seconds, zone) = time.split_once(' ').unwrap_or((time, ""));
-        let minutes: i32 =
-            zone.get(1..).and_then(|digits| digits.parse().ok()).map_or(0, |zone: i32| zone / 100 * 60 + zone % 100);
-        let offset = if zone.starts_with('-') { -60 * minutes } else { 60 * minutes };
-        Self { name: name.trim().to_owned(), email: email.to_owned(), seconds: seconds.parse().unwrap_or(0), offset }
-    }
-
     pub(in crate::store) fn line(&self) -> String {
         format!("{} <{}> {}", Self::clean(&self.name), Self::clean(&self.email), self.time())
     }
@@ -780,9 +769,6 @@ mod tests {
         assert_eq!(first, id("728fb763224c91215ecade8157604dae46b37085"));
         let commit = store.read_commit(&second).unwrap();
         assert_eq!(commit.author, "A da <a@b> 1700000000 -0330");
-        for line in [&commit.author, &commit.committer, "A <> 5 +1245"] {
-            assert_eq!(Identity::of_line(line).line(), *line);
-        }
         assert_eq!(commit.committer, "git-cbia <git-cbia@localhost> 0 +0000");
         assert_eq!(commit.extra_headers, [("cbia-x".to_owned(), "one\ntwo".to_owned())]);
         assert_eq!((commit.parents, commit.message), (vec![first], spec.message.clone()));

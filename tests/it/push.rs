@@ -704,8 +704,8 @@ fn only_a_finished_run_of_those_keys_takes_the_place_of_one() {
     };
     let whole: Vec<(&String, &String)> = chain.iter().zip(&chain).collect();
     assert_eq!(rebuilt(&whole).as_ref(), Some(&tip));
-    for at in 0..chain.len() - 1 {
-        assert_eq!(refused(&chain[at]), "run-incomplete", "{at}");
+    for (at, id) in chain.iter().enumerate().take(chain.len() - 1) {
+        assert_eq!(refused(id), "run-incomplete", "{at}");
         let mut without = whole.clone();
         without.remove(at);
         assert_eq!(refused(&rebuilt(&without).unwrap()), "run-invalid", "without {at}");

@@ -57,8 +57,8 @@ impl Store {
             last = batch.commit(&CommitSpec {
                 tree: commit.tree,
                 parents: [last].into_iter().chain(others).collect(),
-                author: Identity::of_line(&commit.author),
-                committer: Identity::of_line(&commit.committer),
+                author: of_line(&commit.author),
+                committer: of_line(&commit.committer),
                 message: commit.message.clone(),
                 // A signature was of another commit.
                 extra_headers: Vec::new(),
@@ -119,4 +119,26 @@ fn sound(commits: &HashMap<Oid, Commit>, spoilt: &HashSet<Oid>, ledgers: &[Oid])
     }
     found.sort();
     found
+}
+
+/// The identity that a line of a commit gives.
+fn of_line(line: &str) -> Identity {
+    let (who, time) = line.rsplit_once("> ").unwrap_or((line, ""));
+    let (name, email) = who.split_once('<').unwrap_or((who, ""));
+    let (seconds, zone) = time.split_once(' ').unwrap_or((time, ""));
+    let minutes: i32 = zone.get(1..).and_then(|digits| digits.parse().ok()).map_or(0, |zone: i32| zone / 100 * 60 + zone % 100);
+    let offset = if zone.starts_with('-') { -60 * minutes } else { 60 * minutes };
+    Identity { name: name.trim().to_owned(), email: email.to_owned(), seconds: seconds.parse().unwrap_or(0), offset }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_what_its_line_says() {
+        for line in ["A da <a@b> 1700000000 -0330", "git-cbia <git-cbia@localhost> 0 +0000", "A <> 5 +1245"] {
+            assert_eq!(of_line(line).line(), line);
+        }
+    }
 }
