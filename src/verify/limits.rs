@@ -25,7 +25,8 @@ pub struct Limits {
     pub decisions: usize,
     /// Names in the folders that are compared.
     pub names: usize,
-    /// Bytes of artifacts that are read, of runs and of cache entries that are pushed. None is larger than what is left of it.
+    /// Bytes that are read: of the artifacts of runs, and of the runs, records and cache entries that are pushed. None is larger than what is
+    /// left of it.
     pub bytes: usize,
     /// Changed paths that the push policy is told.
     pub changed: usize,

@@ -136,7 +136,7 @@ impl Budgets {
             runs: new(limits.runs, "runs would have to be derived again", "commits"),
             signatures: new(limits.signatures, "signatures would have to be checked", "refs"),
             decisions: new(limits.decisions, "states and updates would have to be put to policies", "refs"),
-            bytes: new(limits.bytes, "bytes of artifacts would have to be read", "refs"),
+            bytes: new(limits.bytes, "bytes of evidence would have to be read", "refs"),
             names: new(limits.names, "names in folders would have to be compared", "refs"),
         }
     }

@@ -59,9 +59,15 @@ fn a_push_that_asks_for_too_much_is_refused_and_says_of_what() {
 
     let branches: &[&str] = &["a", "b", "c", "refs/cbia/runs/*:refs/cbia/runs/*"];
     let entries = &["refs/cbia/cache/*:refs/cbia/cache/*"];
-    let cases: [(&str, &str, &[&str], &str); 8] = [
-        ("cbia.maxPushBytes", "30", branches, "bytes of artifacts would have to be read"),
-        ("cbia.maxPushBytes", "30", entries, "bytes of artifacts would have to be read"),
+    let runs = &["refs/cbia/runs/*:refs/cbia/runs/*"];
+    let ledger = &["refs/cbia/ledger:refs/cbia/ledgers/x"];
+    let cases: [(&str, &str, &[&str], &str); 12] = [
+        ("cbia.maxPushBytes", "30", branches, "bytes of evidence would have to be read"),
+        ("cbia.maxPushBytes", "30", entries, "bytes of evidence would have to be read"),
+        ("cbia.maxPushBytes", "300", runs, "bytes of evidence would have to be read"),
+        ("cbia.maxPushBytes", "9000", ledger, "bytes of evidence would have to be read"),
+        ("cbia.maxPushNames", "40", runs, "names in folders would have to be compared"),
+        ("cbia.maxPushCommits", "2", ledger, "commits are new"),
         ("cbia.maxPushRefs", "5", branches, "refs are pushed at once"),
         ("cbia.maxPushCommits", "2", &["a", "b", "c"], "commits are new"),
         ("cbia.maxPushRuns", "2", branches, "runs would have to be derived again"),
@@ -80,6 +86,7 @@ fn a_push_that_asks_for_too_much_is_refused_and_says_of_what() {
     // Without that, nothing is wrong with any of it.
     doors.accepts("within the limits", &["origin", "bomb:refs/heads/bomb"]);
     doors.accepts("many refs", &[&["--no-verify", "origin"], branches].concat());
+    doors.accepts("a ledger", &[&["--no-verify", "origin"], &ledger[..]].concat());
 }
 
 #[test]
