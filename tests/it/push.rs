@@ -1046,3 +1046,49 @@ fn pushes_over_http_are_verified() {
     TcpStream::connect(address).unwrap().write_all(b"GET /end HTTP/1.1\r\n\r\n").unwrap();
     server.join().unwrap();
 }
+
+#[test]
+fn where_a_generator_differs_the_first_run_stands_and_the_second_author_is_told_how_to_go_on() {
+    if !super::executor::ready() {
+        return;
+    }
+    let doors = Doors::after(|repo| {
+        super::executor::configure(repo, "finish(os.urandom(4).hex().encode() + b'\\n')", json!({}));
+    });
+    let ada = &doors.client;
+    let server = doors.server.path().to_str().unwrap();
+    let bob = ada.clone_to("bob").with("GIT_COMMITTER_EMAIL", Some("bob@example.org"));
+    bob.git(["remote", "set-url", "origin", server]);
+    install(&bob.path().join(".git"), "pre-push");
+    for repo in [ada, &bob] {
+        repo.write("data/words.txt", "three four\n");
+        repo.cbia(["run", "--force"]).ok();
+        repo.commit();
+    }
+    assert_ne!(ada.read(NOTE), bob.read(NOTE));
+    doors.accepts("the first", &["origin", "main"]);
+    let push = |expected: i32, arguments: &[&str]| {
+        let mut command = bob.command("git");
+        command.arg("push").args(arguments);
+        bob.finish(command, b"").exits(expected).stderr
+    };
+    let said = push(1, &["origin", "main:refs/heads/bob"]);
+    let (run, tip) = bob.only_ref("refs/cbia/runs");
+    let theirs = doors.server.git(["rev-parse", &run]);
+    for part in ["[evidence-not-uploaded]", "Ada <ada@example.org>", &tip[..12], &theirs[..12], "--repeat 2"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    bob.cbia(["run", "--repeat", "2"]).exits(5);
+    // Word for word.
+    let hint = said.split("theirs is as good as yours: ").nth(1).unwrap().split(", and git cbia run takes it").next().unwrap();
+    let commands: Vec<&str> = hint.split(", ").collect();
+    assert_eq!(commands, [&format!("git update-ref -d {run}"), "git cbia fetch"]);
+    bob.git(commands[0].split(' ').skip(1));
+    let fetched = bob.cbia(["fetch"]);
+    assert_eq!(bob.git(["rev-parse", &run]), theirs, "{}", fetched.stderr);
+    assert_eq!(bob.cbia(["run", "--force", "--json"]).ok().gen_status(), "replayed");
+    assert_eq!(bob.read(NOTE), ada.read(NOTE));
+    bob.commit();
+    push(0, &["origin", "main:refs/heads/bob"]);
+    bob.fsck();
+}
