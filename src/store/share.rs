@@ -3,6 +3,7 @@
 //! What a remote has lands under `refs/cbia/remotes/<remote>/…`, and becomes usable only when it was verified. On the remote every writer has
 //! a ledger of its own, `refs/cbia/ledgers/<writer>`, so that writers do not contend; everything else there is written once.
 
+mod conflict;
 mod evict;
 mod fetch;
 mod ledgers;
@@ -32,6 +33,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_FETCH_BYTES: u64 = 2 << 30;
 /// The longest name of a writer, a namespace or a remote that stands in a ref, in bytes.
 const MAX_NAME: usize = 80;
+/// What a bundle is kept under.
+const BUNDLES: &str = "bundle/";
 /// The remote that is meant where nothing is said.
 const ORIGIN: &str = "origin";
 
@@ -114,6 +117,17 @@ impl Remote {
     /// What was last fetched from it.
     fn tracking(&self, space: &Space) -> String {
         format!("refs/cbia/remotes/{}/{}", self.key, space.0)
+    }
+
+    /// The name that it has there for what would be usable here as `name`; `prefix` is where it landed.
+    fn at(&self, prefix: &str, name: &RefName) -> String {
+        let space = prefix.strip_prefix(&format!("refs/cbia/remotes/{}/", self.key)).unwrap_or_default();
+        format!("refs/cbia/{space}{}", name.as_str().trim_start_matches("refs/cbia/"))
+    }
+
+    /// Whether it is a file.
+    fn is_bundle(&self) -> bool {
+        self.key.starts_with(BUNDLES)
     }
 
     /// The tips that its ledgers were last seen at.
@@ -293,7 +307,7 @@ impl Store {
             value: file.display().to_string(),
             wanted: "its path must be valid UTF-8",
         })?;
-        Ok(Remote { given: given.to_owned(), key: format!("bundle/{}", &digest.to_string()[..16]) })
+        Ok(Remote { given: given.to_owned(), key: format!("{BUNDLES}{}", &digest.to_string()[..16]) })
     }
 
     /// The remote to push to: the one that is named, else as configured, else `origin`.
@@ -411,6 +425,10 @@ mod tests {
             assert!(remote.key.starts_with("at-"), "{given}");
             assert!(!remote.shown().contains("secret"));
             format!("refs/cbia/remotes/{}/x", remote.key).parse::<RefName>().unwrap();
+            for space in [Space::top(), Space("ns/pulls/".into())] {
+                let name = "refs/cbia/runs/x/y".parse().unwrap();
+                assert_eq!(remote.at(&remote.tracking(&space), &name), format!("{}runs/x/y", space.remote()));
+            }
         }
         assert_eq!(remote("https://ada:secret@example.org/z.git").shown(), "https://example.org/z.git");
         for given in ["", "-u", "--upload-pack=touch x", "a\nb"] {

@@ -28,7 +28,7 @@ const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(300);
 /// The largest attestation that is read, in bytes.
 const MAX_TAG: u64 = 1 << 20;
 /// Of how many conflicts the writers are looked for: each takes a walk through all ledgers.
-const MAX_NAMED: usize = 20;
+pub(super) const MAX_NAMED: usize = 20;
 /// What is offered, in words.
 const RUN: &str = "run";
 const ENTRY: &str = "cache entry";
@@ -238,7 +238,7 @@ impl Store {
     }
 
     /// Why a run that was fetched is not one of this name; nothing if it is.
-    fn vet_fetched(&self, sharing: &Sharing, name: RunName, tip: Oid) -> Result<(), String> {
+    pub(super) fn vet_fetched(&self, sharing: &Sharing, name: RunName, tip: Oid) -> Result<(), String> {
         let bytes = Cell::new(usize::try_from(sharing.max_bytes).unwrap_or(usize::MAX));
         let names = Cell::new(MAX_NAMES);
         let mut reading = Reading { known: HashMap::new(), bytes: &bytes, names: &names };
@@ -312,11 +312,13 @@ impl Store {
             let name: RefName = format!("refs/cbia/{rest}").parse()?;
             match self.ref_target(&name)? {
                 Some(known) if known == id => {}
-                Some(known) => findings.push(self.conflict(sharing, remote, &name, [known, id], findings.len() < MAX_NAMED)?),
+                Some(known) => {
+                    findings.push(self.conflict(sharing, (remote, prefix), &name, [known, id], findings.len() < MAX_NAMED)?)
+                }
                 None => match check(&rest, id) {
                     Ok(()) => taken.push(Offer { name, tracking, id }),
                     Err(refused) => {
-                        findings.push(refused.told(remote, what, id).at(&name));
+                        findings.push(refused.told((remote, prefix), what, &name, id));
                         // It may be attested yet.
                         if matches!(refused, Refused::Untrusted(_)) {
                             continue;
@@ -337,9 +339,13 @@ impl Store {
             match self.cas(&offer.name, None, Some(offer.id), Durability::Full)?.outcome {
                 Cas::Done => count += 1,
                 Cas::Conflict(Some(known)) if known == offer.id => {}
-                Cas::Conflict(Some(known)) => {
-                    findings.push(self.conflict(sharing, remote, &offer.name, [known, offer.id], findings.len() < MAX_NAMED)?)
-                }
+                Cas::Conflict(Some(known)) => findings.push(self.conflict(
+                    sharing,
+                    (remote, prefix),
+                    &offer.name,
+                    [known, offer.id],
+                    findings.len() < MAX_NAMED,
+                )?),
                 Cas::Conflict(None) | Cas::Busy => return Err(StoreError::Moved { name: offer.tracking.to_string() }.into()),
             }
         }
@@ -365,72 +371,6 @@ impl Store {
         }
         Ok(count)
     }
-
-    /// Tells of each of these names what a remote holds instead of what is known here.
-    pub(super) fn tell_conflicts(
-        &self,
-        sharing: &Sharing,
-        remote: &Remote,
-        prefix: &str,
-        names: &[&str],
-        findings: &mut Vec<Finding>,
-    ) -> Result<(), ShareError> {
-        for rest in names {
-            let name: RefName = format!("refs/cbia/{rest}").parse()?;
-            let (here, there) = (self.ref_target(&name)?, self.ref_target(&format!("{prefix}{rest}").parse()?)?);
-            if let (Some(here), Some(there)) = (here, there)
-                && here != there
-            {
-                findings.push(self.conflict(sharing, remote, &name, [here, there], findings.len() < MAX_NAMED)?);
-            }
-        }
-        Ok(())
-    }
-
-    /// Two results under one name, here and there: with `named`, who wrote which, as far as the ledgers tell. What is there may be none at all.
-    fn conflict(
-        &self,
-        sharing: &Sharing,
-        remote: &Remote,
-        name: &RefName,
-        [known, other]: [Oid; 2],
-        named: bool,
-    ) -> Result<Finding, ShareError> {
-        let (at, shown) = (name.as_str(), remote.shown());
-        let is_run = run_name(at.trim_start_matches("refs/cbia/"));
-        // It did not land where git keeps what was there before.
-        let vetted = is_run.filter(|_| self.contains(&other)).map(|run| self.vet_fetched(sharing, run, other));
-        let given_back = "then git cbia push --all gives it yours";
-        if let Some(Err(why)) = vetted {
-            let (known, short) = (known.to_hex_with_len(12), other.to_hex_with_len(12));
-            let message = format!("{at} is {known} here, and on {shown} it is {short}, which is no run of that name: {why}");
-            let finding = Finding::error(Code::SharedRefused, message).at(name).expected(known, short);
-            let hint = "what is here stays. Whoever administers the remote removes what is there, in its repository";
-            return Ok(finding.hint(format!("{hint}: git update-ref -d {at} {other}; {given_back}")));
-        }
-        let by = |id: &Oid| -> Result<String, ShareError> {
-            if !named {
-                return Ok("by a writer who was not looked for".to_owned());
-            }
-            Ok(self.recorded_by(id)?.map_or("by a writer whose ledger is not known here".to_owned(), |who| format!("by {who}")))
-        };
-        let message = format!(
-            "{at} is {} here, recorded {}, and {} on {shown}, recorded {}: one of the two is not what its inputs come to",
-            known.to_hex_with_len(12),
-            by(&known)?,
-            other.to_hex_with_len(12),
-            by(&other)?
-        );
-        let finding = Finding::error(Code::SharedConflict, message).at(name);
-        let hint = "what is here stays; git cbia run --repeat 2 shows whether the generator does the same each time";
-        if is_run.is_none() {
-            return Ok(finding.hint(hint));
-        }
-        Ok(finding.expected(known.to_hex_with_len(12), other.to_hex_with_len(12)).hint(format!(
-            "{hint}. If it does not, theirs is as good as yours: git update-ref -d {at}, git cbia fetch, and git cbia run takes it. If it does, theirs \
-             was not generated: whoever administers the remote removes it there, git update-ref -d {at} {other}, {given_back}"
-        )))
-    }
 }
 
 /// Why something that landed is not taken.
@@ -446,15 +386,24 @@ fn invalid(why: &str) -> Refused {
 }
 
 impl Refused {
-    fn told(&self, remote: &Remote, what: &str, id: Oid) -> Finding {
-        let (id, remote) = (id.to_hex_with_len(12), remote.shown());
+    fn told(&self, (remote, prefix): (&Remote, &str), what: &str, name: &RefName, tip: Oid) -> Finding {
+        let (id, shown) = (tip.to_hex_with_len(12), remote.shown());
         match self {
             Refused::Invalid(why) => {
-                Finding::error(Code::SharedRefused, format!("the {what} {id} on {remote} is refused: {why}"))
+                let message = format!("the {what} {id} on {shown} is refused: {why}");
+                let finding = Finding::error(Code::SharedRefused, message).at(name);
+                // What is wrong with a bundle, nobody administers.
+                if remote.is_bundle() {
+                    return finding;
+                }
+                let there = remote.at(prefix, name);
+                finding.hint(format!(
+                    "it is not used; whoever administers the remote removes it, in its repository: git update-ref -d {there} {tip}"
+                ))
             }
             Refused::Untrusted(why) => {
-                let message = format!("the {what} {id} on {remote} is not used: cbia.trust is signed, and {why}");
-                let finding = Finding::warning(Code::SharedUntrusted, message);
+                let message = format!("the {what} {id} on {shown} is not used: cbia.trust is signed, and {why}");
+                let finding = Finding::warning(Code::SharedUntrusted, message).at(name);
                 // Only runs can be attested.
                 if what != RUN {
                     return finding;
@@ -466,7 +415,7 @@ impl Refused {
 }
 
 /// The name of a run, from `runs/<state_key>/<executor_key>`.
-fn run_name(rest: &str) -> Option<RunName> {
+pub(super) fn run_name(rest: &str) -> Option<RunName> {
     let (state_key, executor_key) = rest.strip_prefix("runs/")?.split_once('/')?;
     Some(RunName { state_key: state_key.parse().ok()?, executor_key: executor_key.parse().ok()? })
 }

@@ -372,7 +372,9 @@ fn somebody_elses_run_under_another_key_is_refused() {
     }
     let ran = bob.cbia(["run", "--json"]).ok();
     assert_eq!(ran.gen_status(), "executed");
-    assert!(ran.finding("shared-refused")["message"].as_str().unwrap().contains("belongs to another run"));
+    let refused = ran.finding("shared-refused");
+    assert!(refused["message"].as_str().unwrap().contains("belongs to another run"));
+    assert!(refused["hint"].as_str().unwrap().ends_with(&format!("git update-ref -d {mine} {evil}")), "{refused}");
     assert_eq!(bob.read(NOTE), NOTE_TEXT);
 }
 
