@@ -4,6 +4,7 @@ use super::fetch::{MAX_NAMED, run_name};
 use super::{Remote, ShareError, Sharing};
 use crate::document::finding::{Code, Finding};
 use crate::store::refs::RefName;
+use crate::store::talk::RefUpdate;
 use crate::store::{Oid, Store};
 
 impl Store {
@@ -22,7 +23,14 @@ impl Store {
             if let (Some(here), Some(there)) = (here, there)
                 && here != there
             {
-                findings.push(self.conflict(sharing, (remote, prefix), &name, [here, there], findings.len() < MAX_NAMED)?);
+                let named = findings.len() < MAX_NAMED;
+                let conflict = self.conflict(sharing, (remote, prefix), &name, [here, there], named)?;
+                // What is none is not kept: it would still be here when it is there no more.
+                if conflict.code == Code::SharedRefused {
+                    let tracking = format!("{prefix}{rest}").parse()?;
+                    self.update_refs(&[RefUpdate { name: tracking, new: None, expected: Some(Some(there)) }])?;
+                }
+                findings.push(conflict);
             }
         }
         Ok(())

@@ -313,7 +313,13 @@ impl Store {
             match self.ref_target(&name)? {
                 Some(known) if known == id => {}
                 Some(known) => {
-                    findings.push(self.conflict(sharing, (remote, prefix), &name, [known, id], findings.len() < MAX_NAMED)?)
+                    let named = findings.len() < MAX_NAMED;
+                    let conflict = self.conflict(sharing, (remote, prefix), &name, [known, id], named)?;
+                    // What is none is not kept: it would still be here when it is there no more.
+                    if conflict.code == Code::SharedRefused {
+                        forgotten.push(RefUpdate { name: tracking, new: None, expected: Some(Some(id)) });
+                    }
+                    findings.push(conflict);
                 }
                 None => match check(&rest, id) {
                     Ok(()) => taken.push(Offer { name, tracking, id }),

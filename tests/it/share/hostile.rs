@@ -423,6 +423,15 @@ fn what_is_no_run_at_the_place_of_one_is_told_with_what_removes_it() {
     // As a server of before took it, which looked at the last commit alone.
     let empty = bare.git_with(["mktree"], b"");
     let squatting = on_tree(&bare, &tip, &empty);
+    let carol = colleague("Carol", &bare);
+    carol.cbia(["fetch"]).ok();
+    bare.git(["update-ref", &name, &squatting]);
+    // It goes on from what was fetched, as it did where only the last commit was looked at; a clone that has it takes no harm.
+    let onward = bare.git(["commit-tree", "-p", &tip, "-m", "x", &empty]);
+    bare.git(["update-ref", &name, &onward]);
+    for _ in 0..2 {
+        assert_eq!(carol.cbia(["fetch", "--json"]).exits(1).codes(), ["shared-refused"]);
+    }
     bare.git(["update-ref", &name, &squatting]);
     for command in [&["fetch", "--json"][..], &["push", "--json"], &["push", "--all", "--json"]] {
         let ran = bob.cbia(command).exits(1);
@@ -435,7 +444,9 @@ fn what_is_no_run_at_the_place_of_one_is_told_with_what_removes_it() {
     bare.git(["update-ref", "-d", &name, &squatting]);
     bob.cbia(["push", "--all"]).ok();
     assert_eq!(bare.git(["rev-parse", &name]), tip);
-    bob.cbia(["fetch"]).ok();
+    for repo in [&bob, &carol] {
+        assert_eq!(repo.cbia(["fetch", "--json"]).ok().codes(), Vec::<String>::new());
+    }
 }
 
 #[test]
