@@ -5,16 +5,16 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::PipelineError;
 use super::inputs::Inputs;
-use super::step::{Admitted, Documents, Output, joined};
+use super::step::{Admitted, Documents, MAX_DOCUMENT, Output, joined};
 pub use super::step::{Gates, OTHER_CHAIN, gates};
 use crate::document::digest::Digest;
 use crate::document::finding::{Code, Finding, spelled};
 use crate::document::inputs_manifest::FileEntry;
 use crate::document::path::RepoPath;
 use crate::document::phase::Phase;
-use crate::phase::Judge;
 use crate::phase::r#gen;
-use crate::policy::{Ahead, Cage, Evaluation, Question};
+use crate::phase::{Judge, opa_gate, path};
+use crate::policy::{Ahead, Cage, Evaluation, Prepared, Question};
 use crate::store::object::Reader;
 use crate::store::{Oid, Store};
 
@@ -56,6 +56,15 @@ pub struct Held {
     pub pruned: Vec<RepoPath>,
 }
 
+/// Says what EVAL will ask if the stored run at `tip` is right about it. What it does ask is what the phases come to: nothing is taken from the
+/// run. It takes long enough to be begun as soon as possible.
+pub fn announce(store: &Store, inputs: &Inputs, tip: Oid, judge: &mut dyn Judge) {
+    let Ok(bundle) = &inputs.bundle else { return };
+    let id = store.tree_of(&tip).ok().and_then(|tree| store.lookup(&tree, &path(opa_gate::INPUT_PATH)).ok()?);
+    let Some(Ok(text)) = id.map(|id| store.read_blob(&id, MAX_DOCUMENT)) else { return };
+    judge.expect(&Question { bundle, query: opa_gate::QUERY, input: &Prepared::emitted(&text) });
+}
+
 /// Holds the stored run at `tip` against a state. A finding says why the run is refused; the gates must have admitted the state.
 ///
 /// `believed` says of a blob and a SHA-256 whether they were seen to belong together before.
@@ -81,7 +90,7 @@ pub fn hold(
     let key = r#gen::key(&input);
     let (state_key, executor_key) = (inputs.state_key(), inputs.executor.key());
     let admitted = Admitted { store, inputs, documents, gates, input: &input, key: &key, state_key, executor_key };
-    admitted.announce(tip, judge);
+    announce(store, inputs, tip, judge);
     let handed = match admitted.handed(tip) {
         Ok(handed) => handed,
         Err(finding) => return Ok(Err(finding)),

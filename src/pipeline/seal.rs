@@ -148,22 +148,20 @@ impl<'s> Tail<'_, 's, '_, '_> {
     /// Enters a phase into the run ledger. An artifact has one entry, that of the phase which gave it its bytes.
     pub fn entered(&mut self, mut step: Step) -> Step {
         self.apply(&step.changed);
-        let ledger = &mut self.whole.ledger;
         let replaced: BTreeMap<&RepoPath, Digest> = step.changed.iter().map(|(file, _)| (&file.path, file.sha256)).collect();
         let mut own = Vec::new();
         if !replaced.is_empty() {
             let moved = |entry: &LedgerEntry| {
                 entry.event == LedgerEvent::Artifact && entry.artifact.as_ref().is_some_and(|path| replaced.contains_key(path))
             };
-            for entry in ledger.entries.iter().filter(|entry| moved(entry)) {
-                let sha256 = entry.artifact.as_ref().and_then(|path| replaced.get(path).copied());
-                own.push(LedgerEntry { phase: step.phase, sha256, ..entry.clone() });
-            }
-            ledger.entries.retain(|entry| !moved(entry));
+            own = self.ledger.take(moved);
         }
-        ledger.entries.push(LedgerEntry::phase(step.phase, step.document).checked(&step.findings));
-        ledger.entries.extend(own);
-        step.evidence.insert(path(RUN_LEDGER_PATH), json::emit(ledger));
+        self.ledger.push(LedgerEntry::phase(step.phase, step.document).checked(&step.findings));
+        for entry in own {
+            let sha256 = entry.artifact.as_ref().and_then(|path| replaced.get(path).copied());
+            self.ledger.push(LedgerEntry { phase: step.phase, sha256, ..entry });
+        }
+        step.evidence.insert(path(RUN_LEDGER_PATH), self.ledger.emit());
         if !step.changed.is_empty() {
             step.evidence.insert(path(ARTIFACT_HASHES_PATH), json::emit(&self.whole.hashes));
         }

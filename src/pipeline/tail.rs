@@ -26,7 +26,7 @@ use crate::document::phase::Phase;
 use crate::document::pipeline::{Repair, Repairer};
 use crate::document::record::PhaseStatus;
 use crate::document::repair_report::RepairReport;
-use crate::document::run_ledger::{ArtifactHashes, CacheUse, RunLedger};
+use crate::document::run_ledger::{ArtifactHashes, CacheUse, GrowingLedger, RunLedger};
 use crate::document::selection::Selection;
 use crate::phase::r#gen::{Account, OUTPUTS_PATH, REPORT_PATH, Trace};
 use crate::phase::{Evidence, Judge, check, eval, flow, path, repair, select, structure};
@@ -147,6 +147,7 @@ pub(super) struct Tail<'r, 'a, 's, 'm> {
     pub means: Means<'m>,
     pub whole: Whole,
     pub files: BTreeMap<RepoPath, FileEntry>,
+    pub ledger: GrowingLedger,
     /// SHA-256 of everything in the run's tree, by its place there.
     pub digests: BTreeMap<RepoPath, Digest>,
     pub schemas: BTreeMap<RepoPath, Vec<u8>>,
@@ -184,7 +185,7 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
             pruned: Vec::new(),
             package: None,
             hashes: account.artifact_hashes.clone(),
-            ledger: account.run_ledger.clone(),
+            ledger: RunLedger::empty(),
             phases: vec![done],
             stopped: None,
             fresh: Vec::new(),
@@ -192,7 +193,8 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
             warnings: Vec::new(),
         };
         let schemas = admitted.inputs.schemas(admitted.store)?;
-        Ok(Self { admitted, account, batch, means, whole, files, digests, schemas, repairs: Vec::new(), checks: 0 })
+        let ledger = account.run_ledger.clone();
+        Ok(Self { admitted, account, batch, means, whole, files, ledger, digests, schemas, repairs: Vec::new(), checks: 0 })
     }
 
     /// Goes through the phases.
@@ -210,6 +212,7 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
             Err(Halt::Error(error)) => return Err(error),
         }
         self.whole.output.files = self.files.into_values().collect();
+        self.whole.ledger = self.ledger.into_ledger();
         Ok(self.whole)
     }
 
@@ -549,7 +552,7 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
                 assembled,
                 bundle,
                 bundle_files: &inputs.bundle_files,
-                run_ledger: &self.whole.ledger,
+                run_ledger: self.ledger.ledger(),
                 artifact_hashes: &self.whole.hashes,
             },
             self.means.judge,

@@ -237,28 +237,36 @@ pub fn write_tree(batch: &mut Batch<'_>, tree: &Tree) -> Result<Oid, WriteError>
 
 /// As [`write_tree`], with folders of the top that were written before: name and tree. Nothing of `tree` lies in them.
 pub fn write_tree_around(batch: &mut Batch<'_>, tree: &Tree, written: &[(&str, Oid)]) -> Result<Oid, WriteError> {
-    let files: HashSet<&str> = tree.keys().map(RepoPath::as_str).collect();
+    let files: Vec<&str> = tree.keys().map(RepoPath::as_str).collect();
+    let is_file = |path: &str| files.binary_search(&path).is_ok();
     /// Name, mode and object of an entry.
     type Entry<'a> = (&'a str, &'a [u8], Oid);
     let mut folders: BTreeMap<&str, Vec<Entry<'_>>> = BTreeMap::from([("", Vec::new())]);
     for (name, id) in written {
-        if files.contains(name) {
+        if is_file(name) {
             return Err(WriteError::FileAndFolder { path: printable(name) });
         }
         folders.entry("").or_default().push((name, FOLDER, *id));
     }
+    // Files of one folder mostly follow each other.
+    let (mut current, mut entries) = ("", Vec::new());
     for (path, leaf) in tree {
         let path = path.as_str();
-        for (end, _) in path.match_indices('/') {
-            if files.contains(&path[..end]) {
-                return Err(WriteError::FileAndFolder { path: printable(&path[..end]) });
-            }
-            folders.entry(&path[..end]).or_default();
-        }
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        if folder != current {
+            folders.entry(current).or_default().append(&mut entries);
+            current = folder;
+            for (end, _) in path.match_indices('/') {
+                if is_file(&path[..end]) {
+                    return Err(WriteError::FileAndFolder { path: printable(&path[..end]) });
+                }
+                folders.entry(&path[..end]).or_default();
+            }
+        }
         let mode: &[u8] = if leaf.executable { b"100755" } else { b"100644" };
-        folders.entry(folder).or_default().push((name, mode, leaf.id));
+        entries.push((name, mode, leaf.id));
     }
+    folders.entry(current).or_default().append(&mut entries);
     // A folder's path is a prefix of those below it, so it comes before them in the map, and the top before all.
     while let Some((folder, mut entries)) = folders.pop_last() {
         entries.sort_unstable_by(|a, b| git_order((a.0.as_bytes(), a.1 == FOLDER), (b.0.as_bytes(), b.1 == FOLDER)));
