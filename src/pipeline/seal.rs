@@ -30,6 +30,8 @@ pub(super) struct Step {
     pub summary: String,
     pub decision: Option<&'static str>,
     pub evidence: Evidence,
+    /// SHA-256 of what was emitted.
+    pub digests: BTreeMap<RepoPath, Digest>,
     /// The document that the phase's entry in the run ledger names.
     pub document: Digest,
     pub findings: Vec<Finding>,
@@ -38,7 +40,10 @@ pub(super) struct Step {
 }
 
 impl Step {
-    pub fn new(phase: Phase, status: PhaseStatus, key: CacheKey, evidence: Evidence, document: Digest) -> Self {
+    /// A phase whose entry in the run ledger names what it emitted at `document`.
+    pub fn new(phase: Phase, status: PhaseStatus, key: CacheKey, hashed: Hashed, document: &RepoPath) -> Self {
+        let document = hashed.digest(document);
+        let Hashed { evidence, digests } = hashed;
         Self {
             phase,
             status,
@@ -46,11 +51,30 @@ impl Step {
             summary: String::new(),
             decision: None,
             evidence,
+            digests,
             document,
             findings: Vec::new(),
             changed: Vec::new(),
             artifacts: BTreeMap::new(),
         }
+    }
+}
+
+/// What a phase emitted, hashed once.
+pub(super) struct Hashed {
+    evidence: Evidence,
+    digests: BTreeMap<RepoPath, Digest>,
+}
+
+impl Hashed {
+    pub fn new(evidence: Evidence) -> Self {
+        let digests = evidence.iter().map(|(path, bytes)| (path.clone(), Digest::of(bytes))).collect();
+        Self { evidence, digests }
+    }
+
+    /// SHA-256 of what was emitted at a path; of nothing where nothing was.
+    pub fn digest(&self, at: &RepoPath) -> Digest {
+        self.digests.get(at).copied().unwrap_or_else(|| Digest::of(b""))
     }
 }
 
@@ -161,11 +185,13 @@ impl<'s> Tail<'_, 's, '_, '_> {
             let sha256 = entry.artifact.as_ref().and_then(|path| replaced.get(path).copied());
             self.ledger.push(LedgerEntry { phase: step.phase, sha256, ..entry });
         }
-        step.evidence.insert(path(RUN_LEDGER_PATH), self.ledger.emit());
+        let mut accounts = vec![(path(RUN_LEDGER_PATH), self.ledger.emit())];
         if !step.changed.is_empty() {
-            step.evidence.insert(path(ARTIFACT_HASHES_PATH), json::emit(&self.whole.hashes));
+            accounts.push((path(ARTIFACT_HASHES_PATH), json::emit(&self.whole.hashes)));
         }
-        self.digests.extend(step.evidence.iter().map(|(path, bytes)| (path.clone(), Digest::of(bytes))));
+        step.digests.extend(accounts.iter().map(|(path, bytes)| (path.clone(), Digest::of(bytes))));
+        step.evidence.extend(accounts);
+        self.digests.extend(step.digests.iter().map(|(path, digest)| (path.clone(), *digest)));
         step
     }
 

@@ -143,7 +143,8 @@ impl Store {
     /// Every file of the tree `id`, each tree object verified and every name vetted: what is returned can be written to
     /// any file system.
     pub fn read_tree(&self, id: &Oid, limits: TreeLimits) -> Result<Tree, TreeError> {
-        let mut files = Tree::new();
+        // Put in order at once: folders are not read in it.
+        let mut files: Vec<(RepoPath, Leaf)> = Vec::new();
         let mut count = 0;
         let mut folders = vec![(String::new(), *id, 0)];
         while let Some((folder, tree, depth)) = folders.pop() {
@@ -175,11 +176,11 @@ impl Store {
                     folders.push((path, entry.id, depth + 1));
                 } else {
                     let executable = entry.executable(&path)?;
-                    files.insert(path.parse()?, Leaf { id: entry.id, executable });
+                    files.push((path.parse()?, Leaf { id: entry.id, executable }));
                 }
             }
         }
-        Ok(files)
+        Ok(files.into_iter().collect())
     }
 
     /// The blob at `path`, reading only the trees on the way; `None` if there is nothing. Names beside the way are not
@@ -321,6 +322,9 @@ fn vet(name: &[u8]) -> Result<&str, PathError> {
 /// What a name becomes on a file system that ignores case and normalizes Unicode: decomposed, folded by way of upper case
 /// (`ß` and `SS`, the three sigmas), and composed again. It folds more than any one file system does, never less.
 fn fold(name: &str) -> String {
+    if name.is_ascii() {
+        return name.to_ascii_lowercase();
+    }
     name.nfd().flat_map(char::to_uppercase).flat_map(char::to_lowercase).nfc().collect()
 }
 
