@@ -107,13 +107,48 @@ impl<'s> Changes<'s> {
     }
 }
 
-impl<'s> Tail<'_, 's, '_, '_> {
+impl<'r, 's> Tail<'r, '_, 's, '_> {
     /// What a phase without a cache entry of its own counts as.
     pub fn recomputed(&self) -> PhaseStatus {
         match self.means.known {
             Known::Run(_) | Known::Doubted(_) => PhaseStatus::Replayed,
             Known::Cache => PhaseStatus::Executed,
         }
+    }
+
+    /// Whether the run has the phase: the execution DAG may leave some out.
+    pub fn declared(&self, phase: Phase) -> bool {
+        self.admitted.inputs.declares(phase)
+    }
+
+    pub fn skip(&mut self, phase: Phase) {
+        self.whole.phases.push(Done { phase, status: PhaseStatus::Skipped, key: None, artifacts: BTreeMap::new() });
+    }
+
+    /// The key of a phase after GEN: GEN's, but for the phase itself, what it was handed, and how it is configured.
+    pub fn key(&self, phase: Phase, version: u32, input: Digest, config: Digest) -> CacheKey {
+        CacheKey {
+            phase,
+            phase_version: version,
+            phase_input_hash: Some(input),
+            phase_config_hash: config,
+            ..self.admitted.key.clone()
+        }
+    }
+
+    /// SHA-256 of a document as it is emitted, whether this run emits it or not.
+    pub fn digest_of(&self, at: &'static str, document: &impl serde::Serialize) -> Digest {
+        let at = path(at);
+        let emitted = self.digests.get(&at).filter(|_| self.whole.evidence.contains_key(&at));
+        emitted.copied().unwrap_or_else(|| Digest::of(&json::emit(document)))
+    }
+
+    pub fn set_hash(&self) -> Digest {
+        Digest::of_listing(self.files.values().map(|file| (&file.path, file.sha256)))
+    }
+
+    pub fn pipeline(&self) -> &'r crate::document::pipeline::Pipeline {
+        self.admitted.input.pipeline
     }
 
     pub fn hashes(&self) -> BTreeMap<RepoPath, Digest> {
@@ -129,7 +164,7 @@ impl<'s> Tail<'_, 's, '_, '_> {
         let mut fresh = Fresh { key: key.clone(), files: Vec::new(), ids: BTreeMap::new() };
         for (at, bytes) in documents {
             let entry = FileEntry { path: at.clone(), sha256: Digest::of(bytes), bytes: bytes.len() as u64 };
-            fresh.ids.insert(at.clone(), self.batch.blob_of(bytes)?);
+            fresh.ids.insert(at.clone(), self.batch.blob(bytes)?);
             fresh.files.push(entry);
         }
         for (file, id) in changed {

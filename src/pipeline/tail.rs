@@ -224,41 +224,6 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
         self.evaluated()
     }
 
-    /// Whether the run has the phase: the execution DAG may leave some out.
-    fn declared(&self, phase: Phase) -> bool {
-        self.admitted.inputs.declares(phase)
-    }
-
-    fn skip(&mut self, phase: Phase) {
-        self.whole.phases.push(Done { phase, status: PhaseStatus::Skipped, key: None, artifacts: BTreeMap::new() });
-    }
-
-    /// The key of a phase after GEN: GEN's, but for the phase itself, what it was handed, and how it is configured.
-    fn key(&self, phase: Phase, version: u32, input: Digest, config: Digest) -> CacheKey {
-        CacheKey {
-            phase,
-            phase_version: version,
-            phase_input_hash: Some(input),
-            phase_config_hash: config,
-            ..self.admitted.key.clone()
-        }
-    }
-
-    /// SHA-256 of a document as it is emitted, whether this run emits it or not.
-    fn digest_of(&self, at: &'static str, document: &impl serde::Serialize) -> Digest {
-        let at = path(at);
-        let emitted = self.digests.get(&at).filter(|_| self.whole.evidence.contains_key(&at));
-        emitted.copied().unwrap_or_else(|| Digest::of(&json::emit(document)))
-    }
-
-    fn set_hash(&self) -> Digest {
-        Digest::of_listing(self.files.values().map(|file| (&file.path, file.sha256)))
-    }
-
-    fn pipeline(&self) -> &'r crate::document::pipeline::Pipeline {
-        self.admitted.input.pipeline
-    }
-
     /// CHECK, and as long as it fails and may be repaired, REPAIR and CHECK again.
     fn checked(&mut self) -> Result<CheckReport, Halt> {
         let mut attempt = 0;
