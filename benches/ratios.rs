@@ -384,6 +384,13 @@ fn verify(folder: &Path) {
         git(&repo, &["commit", "-q", "-m", message]);
         git(&repo, &["rev-parse", "HEAD"]).trim().to_owned()
     };
+    let key = folder.join("key");
+    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status().unwrap();
+    assert!(made.success());
+    let public = fs::read_to_string(key.with_extension("pub")).unwrap();
+    write(&repo.join("control/runners.allowed_signers"), format!("bench@localhost {public}").as_bytes());
+    git(&repo, &["config", "gpg.format", "ssh"]);
+    git(&repo, &["config", "user.signingKey", key.to_str().unwrap()]);
     cbia(&repo, &["run"]);
     let base = commit("base");
     git(folder, &["init", "-q", "--bare", "bare.git"]);
@@ -405,8 +412,10 @@ fn verify(folder: &Path) {
     let changed = commit("ten artifacts changed");
     write(&repo.join("README.md"), b"changed\n");
     let last = commit("nothing generated");
+    cbia(&repo, &["attest"]);
     git(&repo, &["repack", "-adq"]);
     cbia(&repo, &["push", "origin"]);
+    git(&repo, &["push", "-q", "origin", "HEAD:refs/heads/more"]);
     let range = format!("{base}..{changed}");
     let line = |old: &str, new: &str| format!("refs/heads/more {new} refs/heads/main {old}\n");
     let (thousand, one) = (line(&base, &changed), line(&changed, &last));
@@ -415,15 +424,27 @@ fn verify(folder: &Path) {
         "git rev-list --objects of 1,000 commits",
         "git-cbia hook pre-push of them",
         "git-cbia verify of them, all derived again",
+        "git-cbia hook pre-receive of them, all derived again",
+        "git-cbia verify of them, attested and believed",
+        "git-cbia hook pre-receive of them, attested and believed",
         "git rev-parse HEAD",
         "git-cbia hook pre-push of a commit that changes nothing generated",
     ];
+    let received = format!("{base} {changed} refs/heads/main\n");
+    let believing = |folder: &Path, value: &str| drop(git(folder, &["config", "cbia.rederive", value]));
     let mut table = Table::new(15, &contenders);
     table.run(|contender| match contender {
         0 => timed(|| drop(git(&repo, &["rev-list", "--objects", &range]))),
         1 => timed(|| fed(PROGRAM, &repo, &push, &thousand)),
-        2 => timed(|| cbia(&repo, &["verify", &range])),
-        3 => timed(|| drop(git(&repo, &["rev-parse", "HEAD"]))),
+        2 | 4 => {
+            believing(&repo, if contender == 2 { "always" } else { "unattested" });
+            timed(|| cbia(&repo, &["verify", &range]))
+        }
+        3 | 5 => {
+            believing(&bare, if contender == 3 { "always" } else { "unattested" });
+            timed(|| fed(PROGRAM, &bare, &["hook", "pre-receive"], &received))
+        }
+        6 => timed(|| drop(git(&repo, &["rev-parse", "HEAD"]))),
         _ => timed(|| fed(PROGRAM, &repo, &push, &one)),
     });
 }

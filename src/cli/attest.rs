@@ -5,14 +5,17 @@ use super::error::{CommandError, exit};
 use super::ui::Ui;
 use crate::document::finding::{Code, Finding, spelled};
 use crate::document::path::printable;
+use crate::store::attest::{Rederive, Trust};
 use crate::store::object::trailers;
 use crate::store::runs::RunListing;
 use crate::store::{Store, StoreError};
+use crate::verify::{Evidence, Limits, Means, Run, Verifier};
 
 /// Sign a run: a tag on its last phase commit, with git's own signing.
 ///
-/// The key is the one that git signs with: user.signingKey and gpg.format. Where cbia.trust is signed, a run counts only if enough
-/// signers of control/runners.allowed_signers attested it.
+/// A run that this clone did not work out itself is derived again first, and not signed if it does not hold. The key is the one that git
+/// signs with: user.signingKey and gpg.format. Where cbia.trust is signed, a run counts only if enough signers of
+/// control/runners.allowed_signers attested it; where cbia.rederive is unattested, such a run is believed without deriving it.
 #[derive(clap::Args)]
 pub struct Args {
     /// A state key, first digits are enough, or a run's last commit. By default the newest run.
@@ -24,6 +27,7 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
     let listing = find(store, args.run.as_deref())?;
     let (state_key, executor_key, tip) = (listing.state_key, listing.executor_key, listing.tip);
     own_keys(store, &listing)?;
+    derived(context, &listing)?;
     let made = store.attest(tip, &state_key, &executor_key).map_err(unsigned)?;
     ui.line(&format!("{} run {tip}", if made.known { "attested already:" } else { "attested" }));
     ui.line(&format!("  key {}", printable(&made.key)));
@@ -77,6 +81,21 @@ fn own_keys(store: &Store, run: &RunListing) -> Result<(), CommandError> {
     let message = format!("the run {} says that it is of another state or executor than its ref", run.tip);
     let hint = "git cbia run puts it aside and makes the right one";
     Err(CommandError::all(exit::DENIED, vec![Finding::error(Code::RunInvalid, message).at(&run.name).hint(hint)]))
+}
+
+/// Whoever signs a run vouches for all of it, so all of it must hold.
+fn derived(context: &Context<'_>, listing: &RunListing) -> Result<(), CommandError> {
+    let RunListing { state_key, executor_key, name, tip } = listing;
+    let store = context.store;
+    if store.worked_out_here(tip, state_key, executor_key) {
+        return Ok(());
+    }
+    let cage = context.environment.cage();
+    let (trust, rederive) = (Trust::Content, Rederive::Always);
+    let means = Means { cage: &cage, trust, rederive, limits: Limits::own(), own_work: false };
+    let run = Run { name: name.to_string(), state_key: *state_key, executor_key: *executor_key, tip: *tip };
+    let findings = Verifier::new(store, Evidence::of(store), means).run(&run)?;
+    if findings.is_empty() { Ok(()) } else { Err(CommandError::all(exit::DENIED, findings)) }
 }
 
 fn unsigned(error: StoreError) -> CommandError {

@@ -12,7 +12,7 @@ use crate::document::finding::{Code, Finding, spelled};
 use crate::document::path::{RepoPath, printable};
 use crate::gate::signers::{MAINTAINERS, RUNNERS, read};
 use crate::store::Store;
-use crate::store::attest::Trust;
+use crate::store::attest::{Rederive, Trust};
 use crate::store::hooks::State;
 use crate::store::runs::RunListing;
 
@@ -278,23 +278,32 @@ fn evidence(store: &Store, remote: &str, run: Option<&RunListing>) -> Check {
 
 fn trust(store: &Store, run: Option<&RunListing>) -> Result<Vec<Check>, CommandError> {
     const NAME: &str = "signers";
-    let needed = match store.trust() {
+    let (trust, rederive) = match store.trust().and_then(|trust| Ok((trust, store.rederive()?))) {
+        Ok(found) => found,
         Err(finding) => return Ok(vec![Check::new(NAME, Health::No, finding.message).mend(finding.hint.unwrap_or_default())]),
-        Ok(Trust::Content) => {
-            let says = "cbia.trust is content: what a run holds is checked, and anybody who can push may have made it";
-            return Ok(vec![Check::new(NAME, Health::Advice, says).mend("git config cbia.trust signed")]);
-        }
-        Ok(Trust::Signed(needed)) => needed,
     };
+    let mut checks = Vec::new();
+    if trust == Trust::Content {
+        let says = "cbia.trust is content: what a run holds is checked, and anybody who can push may have made it";
+        checks.push(Check::new(NAME, Health::Advice, says).mend("git config cbia.trust signed"));
+    }
+    let (needed, without) = match (trust, rederive) {
+        (Trust::Content, Rederive::Always) => return Ok(checks),
+        (Trust::Signed(needed), _) => (needed, "no run can count"),
+        (Trust::Content, Rederive::Unattested(needed)) => (needed, "every run is derived again"),
+    };
+    if rederive != Rederive::Always {
+        let says = format!("cbia.rederive is unattested: a run that {needed} allowed signers attested is not derived again");
+        checks.push(Check::new(NAME, Health::Advice, says).mend("git config cbia.rederive always"));
+    }
     let file = |path: &str| -> Result<Option<Vec<u8>>, CommandError> {
         let (Some(head), Ok(path)) = (store.head()?, path.parse::<RepoPath>()) else { return Ok(None) };
         let blob = store.lookup(&store.tree_of(&head)?, &path)?;
         Ok(blob.map(|blob| store.read_blob(&blob, MAX_SIGNERS)).transpose()?)
     };
-    let mut checks = Vec::new();
     let add = format!("commit {RUNNERS} with a line for each signer: <address> <public key>");
     match file(RUNNERS)? {
-        None => checks.push(Check::new(NAME, Health::No, format!("HEAD has no {RUNNERS}: no run can count")).mend(add)),
+        None => checks.push(Check::new(NAME, Health::No, format!("HEAD has no {RUNNERS}: {without}")).mend(add)),
         Some(bytes) => {
             let (allowed, findings) = read(RUNNERS, &bytes);
             for finding in findings {

@@ -7,7 +7,7 @@ use crate::document::finding::{Code, Finding};
 use crate::document::path::printable;
 use crate::pipeline::counted;
 use crate::pipeline::inputs::{self, ExecutorSource, From};
-use crate::store::attest::Trust;
+use crate::store::attest::{Rederive, Trust};
 use crate::store::gc::{Keep, Rested};
 use crate::store::open::Role;
 use crate::store::share::RemoteKeep;
@@ -166,7 +166,7 @@ fn evict(context: &Context<'_>, args: &Args, named: Option<&str>, ui: &mut Ui) -
 fn rested_on(context: &Context<'_>, findings: &mut Vec<Finding>) -> Result<Rested, CommandError> {
     let store = context.store;
     let cage = context.environment.cage();
-    let means = Means { cage: &cage, trust: Trust::Content, limits: Limits::own(), own_work: true };
+    let means = Means { cage: &cage, trust: Trust::Content, rederive: Rederive::Always, limits: Limits::own(), own_work: true };
     let mut verifier = Verifier::new(store, Evidence::of(store), means);
     let mut rested = Rested::default();
     let mut seen = std::collections::BTreeSet::new();

@@ -65,7 +65,7 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
     let base = ["HEAD", "main", "master"].iter().find_map(|name| seen(&tracked, &format!("{theirs}{name}")));
     let known: Vec<Oid> = tracked.iter().map(|(_, id)| *id).collect();
     let cage = context.environment.cage();
-    let means = Means { cage: &cage, trust: store.trust().map_err(CommandError::found)?, limits: Limits::own(), own_work: true };
+    let means = Means { own_work: true, ..Means::of(store, &cage, Limits::own()).map_err(CommandError::found)? };
     // A run that is pushed by name is here already.
     let mut verifier = Verifier::new(store, Evidence::of(store), means);
     let (mut findings, mut left_alone) = (Vec::new(), 0);
@@ -132,15 +132,20 @@ fn upload(store: &Store, args: &Args, evidence: &Evidence<'_>, runs: &[Run]) -> 
     if sharing.push == PushWhen::Never {
         return Ok(Uploaded::Left);
     }
+    let remote = store.remote("the remote", &args.remote)?;
     let mut refs = BTreeMap::new();
     for run in runs {
         let keys = format!("{}/{}", run.state_key, run.executor_key);
         refs.insert(format!("runs/{keys}"), run.tip);
         for (name, tag) in evidence.attestations(&run.state_key, &run.executor_key)? {
             let signer = name.as_str().rsplit('/').next().unwrap_or_default();
+            let rest = format!("attestations/{keys}/{signer}");
             // What is none would be refused there, and the branch with it.
-            if store.check_attestation(name.as_str(), tag, &run.state_key, &run.executor_key).is_ok() {
-                refs.entry(format!("attestations/{keys}/{signer}")).or_insert(tag);
+            if !refs.contains_key(&rest)
+                && !store.was_seen_at(&remote, &sharing, &rest, tag)?
+                && store.check_attestation(name.as_str(), tag, &run.state_key, &run.executor_key).is_ok()
+            {
+                refs.insert(rest, tag);
             }
         }
     }
@@ -149,7 +154,6 @@ fn upload(store: &Store, args: &Args, evidence: &Evidence<'_>, runs: &[Run]) -> 
         let hint = "nothing was pushed; mend what is in the way, and push again";
         CommandError::all(exit::DENIED, vec![finding.at(&args.remote).hint(hint)])
     };
-    let remote = store.remote("the remote", &args.remote)?;
     let pushed = store.push_shared(&sharing, &remote, What::These(&refs)).map_err(|error| failed(spelled(&error)))?;
     match pushed.findings.iter().find(|finding| refuses(std::slice::from_ref(*finding))) {
         Some(conflict) => Err(failed(conflict.message.clone())),

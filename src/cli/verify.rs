@@ -7,6 +7,7 @@ use crate::document::finding::{Finding, refuses};
 use crate::document::machine::{UpdateDocument, VerifyDocument, VerifyOutcome};
 use crate::document::path::printable;
 use crate::pipeline::{Rerun, rerun};
+use crate::store::attest::Rederive;
 use crate::store::{Oid, Store};
 use crate::verify::{Evidence, Limits, Means, Namespaces, Run, Subject, TreeVerdict, Update, Verifier};
 
@@ -43,7 +44,11 @@ const MIN_PREFIX: usize = 7;
 pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, CommandError> {
     let store = context.store;
     let cage = context.environment.cage();
-    let means = Means { cage: &cage, trust: store.trust().map_err(CommandError::found)?, limits: Limits::own(), own_work: false };
+    let mut means = Means::of(store, &cage, Limits::own()).map_err(CommandError::found)?;
+    if args.explain || args.format.is_some() {
+        // What is said of every file is known by deriving what made it.
+        means.rederive = Rederive::Always;
+    }
     let mut verifier = Verifier::new(store, Evidence::of(store), means);
     if let Some(name) = &args.run {
         let run = find_run(&Evidence::of(store).all(usize::MAX)?, name)?;
@@ -86,6 +91,9 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
             }
             (None, true) => "nothing is generated here, or nothing that decides about it differs, so there was nothing to verify",
         });
+    }
+    if outcome.verdict.attested && args.format.is_none() {
+        ui.note("the run was not derived again: enough signers attested it, and cbia.rederive is unattested");
     }
     if args.rerun && !refuses(&outcome.findings) {
         let runs: Vec<Run> = verifier.rests_on().cloned().collect();

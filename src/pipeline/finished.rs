@@ -94,7 +94,7 @@ impl Finished {
 pub fn read(store: &Store, listing: RunListing) -> Result<Result<Finished, Vec<Finding>>, PipelineError> {
     let name = listing.name.to_string();
     let mut reading = Reading { store, digests: BTreeMap::new(), findings: Vec::new() };
-    let commits = match reading.chain(&listing) {
+    let commits = match chain(store, listing.tip) {
         Ok(commits) => commits,
         Err(why) => return Ok(Err(vec![invalid(&why).at(name)])),
     };
@@ -199,6 +199,39 @@ fn invalid(why: &str) -> Finding {
     Finding::error(Code::RunInvalid, format!("the run is not what its ref says: {why}")).hint("git cbia run makes the run again")
 }
 
+/// The commits that lead to the run's tip, oldest first, each with its tree.
+fn chain(store: &Store, tip: Oid) -> Result<Vec<(PhaseCommit, Oid)>, String> {
+    let mut commits = Vec::new();
+    let mut next = Some(tip);
+    // A run that was repaired as often as may be has far fewer.
+    while let Some(id) = next.filter(|_| commits.len() < 1000) {
+        let commit = store.read_commit(&id).map_err(|error| spelled(&error))?;
+        let facts: BTreeMap<String, String> = trailers(&commit).into_iter().collect();
+        let fixed = "git-cbia <git-cbia@localhost> 0 +0000";
+        let digest = |key: &str| facts.get(key).and_then(|value| value.parse().ok());
+        let shape = PhaseCommit {
+            id: id.to_hex_with_len(12).to_string(),
+            phase: facts.get("Cbia-Phase").and_then(|name| Phase::from_name(name)),
+            state_key: digest("Cbia-State-Key"),
+            executor_key: digest("Cbia-Executor-Key"),
+            decision: facts.get("Cbia-Decision").cloned(),
+            parents: commit.parents.len(),
+            is_plain: commit.author == fixed && commit.committer == fixed && commit.extra_headers.is_empty(),
+        };
+        next = commit.parents.first().copied();
+        commits.push((shape, commit.tree));
+    }
+    commits.reverse();
+    Ok(commits)
+}
+
+/// Whether a run's commits are those of every phase, each in its shape. Nothing of what they hold is looked at.
+pub fn has_every_phase(store: &Store, tip: Oid, state_key: &Digest, executor_key: &Digest) -> bool {
+    let Ok(commits) = chain(store, tip) else { return false };
+    let shapes: Vec<PhaseCommit> = commits.into_iter().map(|(shape, _)| shape).collect();
+    check_chain(&shapes, state_key, executor_key).is_empty()
+}
+
 struct Reading<'s> {
     store: &'s Store,
     /// SHA-256 and size by blob, so that an artifact and its copy in the package are read once.
@@ -207,32 +240,6 @@ struct Reading<'s> {
 }
 
 impl Reading<'_> {
-    /// The commits that lead to the run's tip, oldest first, each with its tree.
-    fn chain(&self, listing: &RunListing) -> Result<Vec<(PhaseCommit, Oid)>, String> {
-        let mut commits = Vec::new();
-        let mut next = Some(listing.tip);
-        // A run that was repaired as often as may be has far fewer.
-        while let Some(id) = next.filter(|_| commits.len() < 1000) {
-            let commit = self.store.read_commit(&id).map_err(|error| spelled(&error))?;
-            let facts: BTreeMap<String, String> = trailers(&commit).into_iter().collect();
-            let fixed = "git-cbia <git-cbia@localhost> 0 +0000";
-            let digest = |key: &str| facts.get(key).and_then(|value| value.parse().ok());
-            let shape = PhaseCommit {
-                id: id.to_hex_with_len(12).to_string(),
-                phase: facts.get("Cbia-Phase").and_then(|name| Phase::from_name(name)),
-                state_key: digest("Cbia-State-Key"),
-                executor_key: digest("Cbia-Executor-Key"),
-                decision: facts.get("Cbia-Decision").cloned(),
-                parents: commit.parents.len(),
-                is_plain: commit.author == fixed && commit.committer == fixed && commit.extra_headers.is_empty(),
-            };
-            next = commit.parents.first().copied();
-            commits.push((shape, commit.tree));
-        }
-        commits.reverse();
-        Ok(commits)
-    }
-
     /// Whether the snapshot in the run's tree is the one that its ref names.
     fn snapshot(&mut self, tree: &Tree, listing: &RunListing) -> Result<(), PipelineError> {
         let mut listed = Vec::new();

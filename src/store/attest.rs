@@ -35,6 +35,16 @@ pub enum Trust {
     Signed(usize),
 }
 
+/// Which runs are derived again where they are verified: `cbia.rederive`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Rederive {
+    /// All of them.
+    #[default]
+    Always,
+    /// Those that fewer allowed signers attested than this, at least one: `cbia.attestations`.
+    Unattested(usize),
+}
+
 /// An allowed signer of a valid attestation.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Signer {
@@ -128,24 +138,29 @@ impl Store {
     /// Whose word a run needs, by configuration. A value that is neither of the known ones is a finding: it must not mean less than it
     /// was meant to.
     pub fn trust(&self) -> Result<Trust, Finding> {
-        let wrong = |key: &str, value: &str, allowed: &str| {
-            let finding = Finding::error(Code::SettingInvalid, format!("{key} is '{}', which means nothing", printable(value)));
-            finding
-                .at(key)
-                .expected(allowed, printable(value))
-                .hint(format!("git config {key} {}", allowed.split(' ').next().unwrap_or("")))
-        };
-        let number = match self.config_string("cbia.attestations") {
-            None => 1,
-            Some(text) => match text.parse::<usize>() {
-                Ok(number @ 1..=MAX_CHECKED) => number,
-                _ => return Err(wrong("cbia.attestations", &text, &format!("1 to {MAX_CHECKED}"))),
-            },
-        };
+        let number = self.attestations_needed()?;
         match self.config_string("cbia.trust").as_deref() {
             None | Some("content") => Ok(Trust::Content),
             Some("signed") => Ok(Trust::Signed(number)),
-            Some(other) => Err(wrong("cbia.trust", other, "signed or content")),
+            Some(other) => Err(no_such_setting("cbia.trust", other, "signed or content")),
+        }
+    }
+
+    /// Which runs are derived again, by configuration; the same holds for its values.
+    pub fn rederive(&self) -> Result<Rederive, Finding> {
+        let number = self.attestations_needed()?;
+        match self.config_string("cbia.rederive").as_deref() {
+            None | Some("always") => Ok(Rederive::Always),
+            Some("unattested") => Ok(Rederive::Unattested(number)),
+            Some(other) => Err(no_such_setting("cbia.rederive", other, "always or unattested")),
+        }
+    }
+
+    fn attestations_needed(&self) -> Result<usize, Finding> {
+        let Some(text) = self.config_string("cbia.attestations") else { return Ok(1) };
+        match text.parse::<usize>() {
+            Ok(number @ 1..=MAX_CHECKED) => Ok(number),
+            _ => Err(no_such_setting("cbia.attestations", &text, &format!("1 to {MAX_CHECKED}"))),
         }
     }
 
@@ -363,6 +378,12 @@ impl Store {
             }
         }
     }
+}
+
+fn no_such_setting(key: &str, value: &str, allowed: &str) -> Finding {
+    let finding = Finding::error(Code::SettingInvalid, format!("{key} is '{}', which means nothing", printable(value)));
+    let first = allowed.split(' ').next().unwrap_or_default();
+    finding.at(key).expected(allowed, printable(value)).hint(format!("git config {key} {first}"))
 }
 
 /// What the names of our tags begin with.

@@ -54,6 +54,24 @@ pub struct Store {
     _borrowed: Option<tempfile::TempDir>,
 }
 
+impl Store {
+    /// Does two things at once: one on another thread, with a handle of its own to this repository.
+    pub fn beside<A: Send, B>(&self, there: impl FnOnce(&Self) -> A + Send, here: impl FnOnce() -> B) -> (A, B) {
+        // The object directory that is borrowed lasts as long as this handle, which waits for the other.
+        let other = Self { repo: self.repo.clone(), read_only: self.read_only, healed: Default::default(), _borrowed: None };
+        let (there, healed, here) = std::thread::scope(|scope| {
+            let there = scope.spawn(move || (there(&other), other.healed.take()));
+            let here = here();
+            match there.join() {
+                Ok((there, healed)) => (there, healed, here),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        });
+        self.healed.borrow_mut().extend(healed);
+        (there, here)
+    }
+}
+
 /// Removes lock files that this process holds when it ends by SIGINT, SIGTERM, SIGHUP or SIGQUIT. First thing in `main`.
 pub fn install_signal_handlers() {
     gix::tempfile::signal::setup(gix::tempfile::signal::handler::Mode::DeleteTempfilesOnTerminationAndRestoreDefaultBehaviour);

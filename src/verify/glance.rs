@@ -1,4 +1,5 @@
-//! What can be told of a tree without deriving anything: that nothing changed that matters, or that its run was worked out here.
+//! What can be told of a tree without deriving anything: that nothing changed that matters, or that its run was worked out here, or that
+//! enough of those whose word stands for deriving it have attested it.
 //!
 //! Only what is in order is told here. Whatever is not seen to be at once is looked at as a whole, which says what is wrong with it. Documents are
 //! read without their schemas: they are those of a tree that vouches, or of a state that was worked out.
@@ -9,7 +10,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use super::evidence::Run;
 use super::paths::{MAX_DOCUMENT, blob_at, document, is_at_or_below};
-use super::state::{is_configured, parts};
+use super::state::{config_of, is_configured, parts};
 use super::{TreeVerdict, Verifier, VerifyError};
 use crate::document::authority_ledger::AuthorityLedger;
 use crate::document::executor::ExecutorConfig;
@@ -19,7 +20,9 @@ use crate::document::pipeline::{Outline, Text};
 use crate::document::schema::Kind;
 use crate::gate::authority::LEDGER_PATH;
 use crate::gate::paths::{AUDIT_MANIFEST_PATH, EXECUTOR_CONFIG_PATH, PIPELINE_PATH, is_always_read};
+use crate::pipeline::finished::has_every_phase;
 use crate::pipeline::inputs;
+
 use crate::store::compare::{Everything, Interest};
 use crate::store::tree::TreeLimits;
 use crate::store::{Oid, Store};
@@ -52,34 +55,55 @@ impl Verifier<'_> {
             self.unchanged.insert((tree, before));
             return Ok(Some(TreeVerdict::default()));
         }
-        if self.means.own_work { self.worked_out(tree, &named, &generated) } else { Ok(None) }
+        if self.means.own_work || self.believes_words() { self.by_word(tree, before, &named, &generated) } else { Ok(None) }
     }
 
-    /// The verdict of a tree whose run this clone worked out itself, where its word counts. The run's commit names every byte of it, so that
-    /// nothing is left to see but that the tree has its state, its executor, and its files.
-    fn worked_out(&mut self, tree: Oid, named: &Named, generated: &Generated<'_>) -> Result<Option<TreeVerdict>, VerifyError> {
+    /// The verdict of a tree whose run is believed without deriving it: this clone worked it out itself, or enough signers attested it, where
+    /// that counts. The run's commit names every byte of it, so that nothing is left to see but that the tree has its state, its executor,
+    /// and its files.
+    fn by_word(
+        &mut self,
+        tree: Oid,
+        before: Option<Oid>,
+        named: &Named,
+        generated: &Generated<'_>,
+    ) -> Result<Option<TreeVerdict>, VerifyError> {
         let Some(exact) = named.exact.iter().map(|path| path.parse().ok()).collect::<Option<Vec<RepoPath>>>() else {
             return Ok(None);
         };
         let Ok(Some(state_key)) = inputs::key_of(self.store, tree, &named.inputs, exact) else { return Ok(None) };
         for run in self.evidence.of_state(&state_key)? {
-            if self.store.worked_out_here(&run.tip, &run.state_key, &run.executor_key)
-                && self.is_asked_for(tree, &run)
-                && self.doubts(&run)?.is_empty()
-                && self.has_files_of(tree, &run, generated)
-            {
+            let worked_out = self.means.own_work && self.store.worked_out_here(&run.tip, &run.state_key, &run.executor_key);
+            let believed = match worked_out {
+                true => self.is_of(tree, before, &run, generated) && self.doubts(&run)?.is_empty(),
+                false => self.is_vouched_for(&run, |here| here.is_finished(&run) && here.is_of(tree, before, &run, generated))?,
+            };
+            if believed {
                 let rests_on = vec![run.clone()];
-                return Ok(Some(TreeVerdict { state_key: Some(state_key), run: Some(run), rests_on, ..TreeVerdict::default() }));
+                let (state_key, run, attested) = (Some(state_key), Some(run), !worked_out);
+                return Ok(Some(TreeVerdict { state_key, run, rests_on, attested, ..TreeVerdict::default() }));
             }
         }
         Ok(None)
     }
 
+    /// Whether a run has the commits of one that went through every phase.
+    fn is_finished(&self, run: &Run) -> bool {
+        has_every_phase(self.store, run.tip, &run.state_key, &run.executor_key)
+    }
+
+    /// Whether a tree has the executor and the files of a run of its state.
+    fn is_of(&self, tree: Oid, before: Option<Oid>, run: &Run, generated: &Generated<'_>) -> bool {
+        self.is_asked_for(tree, before, run) && self.has_files_of(tree, run, generated)
+    }
+
     /// Whether the tree configures the executor of the run. The executor's scripts are part of the state.
-    fn is_asked_for(&self, tree: Oid, run: &Run) -> bool {
+    fn is_asked_for(&self, tree: Oid, before: Option<Oid>, run: &Run) -> bool {
         let config = document::<ExecutorConfig>(self.store, tree, Kind::ExecutorConfig, EXECUTOR_CONFIG_PATH);
         let (Ok(config), Ok((executor, _))) = (config, parts(self.store, run)) else { return false };
-        executor.key() == run.executor_key && is_configured(config.as_ref().map(|config| &config.document), &executor)
+        let withdrawn = if config.is_none() { config_of(self.store, before) } else { None };
+        let config = config.as_ref().map(|config| &config.document);
+        executor.key() == run.executor_key && is_configured(config, withdrawn.as_ref(), &executor)
     }
 
     /// Whether exactly the run's files lie at the generated paths.

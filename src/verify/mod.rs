@@ -10,6 +10,7 @@
 //! - `trust`: whose word a run needs, and who gave it.
 //! - `glance`: what shows without deriving anything.
 //! - `search`: what the known runs have to say about single files.
+//! - `shared`: the files that nobody can assign to single artifacts.
 //! - `cover`: the rule for single artifacts, where a state has no run.
 //! - `limits`: how much is done for one push.
 //! - `namespaces`: whose corner of a repository counts for which refs.
@@ -27,6 +28,7 @@ mod namespaces;
 mod paths;
 pub mod refs;
 mod search;
+mod shared;
 pub mod state;
 mod trust;
 pub mod update;
@@ -40,7 +42,7 @@ use crate::document::finding::{Code, Finding, spelled};
 use crate::document::path::RepoPath;
 use crate::pipeline::PipelineError;
 use crate::policy::Cage;
-use crate::store::attest::Trust;
+use crate::store::attest::{Rederive, Trust};
 use crate::store::past::Past;
 use crate::store::{Oid, Store, StoreError};
 
@@ -73,10 +75,19 @@ pub struct Means<'a> {
     pub cage: &'a Cage,
     /// Whose word a run needs.
     pub trust: Trust,
+    /// Whose word stands for deriving a run again.
+    pub rederive: Rederive,
     /// What is done at most.
     pub limits: Limits,
     /// Whether runs that this clone worked out itself are believed, as it noted when it did: at a door for its own work.
     pub own_work: bool,
+}
+
+impl<'a> Means<'a> {
+    /// Those that a repository is configured for, at a door for anybody's work. A setting that means nothing is a finding.
+    pub fn of(store: &Store, cage: &'a Cage, limits: Limits) -> Result<Self, Finding> {
+        Ok(Self { cage, trust: store.trust()?, rederive: store.rederive()?, limits, own_work: false })
+    }
 }
 
 /// How an artifact came to be let through.
@@ -103,6 +114,8 @@ pub struct TreeVerdict {
     pub rests_on: Vec<Run>,
     /// How its artifacts are covered, in byte order of path.
     pub covered: Vec<Covered>,
+    /// Whether the run of its state was not derived again, because enough signers attested it.
+    pub attested: bool,
 }
 
 /// What may still be done, of each kind.
@@ -138,8 +151,8 @@ pub struct Verifier<'a> {
     derived: HashMap<(Oid, Digest, Digest), Rc<Result<state::Derived, Finding>>>,
     /// Whose word counts for runs.
     signers: trust::Signers,
-    /// Trees that were found in order, by themselves and the tree before them.
-    verdicts: HashMap<(Oid, Option<Oid>), Rc<TreeVerdict>>,
+    /// What trees came to, by themselves, the tree before them, and whether that vouched.
+    verdicts: HashMap<(Oid, Option<Oid>, bool), Rc<TreeVerdict>>,
     /// Blobs that were seen to have a SHA-256.
     hashed: HashSet<(Oid, Digest)>,
     /// Trees, with those before them, that differ in nothing that decides about generated files.

@@ -3,16 +3,19 @@
 //! The list of signers is a file of the commit that an update is judged by, never of what is pushed. Attestations are found like runs: among
 //! the refs of this repository, those that were fetched, and those of the same push.
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
+use super::paths::is_at_or_below;
 use super::{Run, Verifier, VerifyError};
 use crate::document::digest::Digest;
 use crate::document::finding::{Code, Finding, Severity};
 use crate::gate::signers::{MAINTAINERS, RUNNERS, read};
 use crate::pipeline::inputs::{self, ExecutorSource, From};
-use crate::store::Oid;
-use crate::store::attest::Trust;
+use crate::policy::PUSH_FOLDER;
+use crate::store::attest::{Attested, Rederive, Trust};
+use crate::store::{Oid, Store};
 
 /// Whose word counts for runs.
 #[derive(Default)]
@@ -33,7 +36,7 @@ impl Signers {
 impl Verifier<'_> {
     /// From now on, runs count by the list of signers that this commit has. Without a commit nobody is listed.
     pub fn trust_by(&mut self, commit: Option<Oid>) -> Result<(), VerifyError> {
-        if self.means.trust == Trust::Content {
+        if self.words_needed().is_none() {
             return Ok(());
         }
         let tree = commit.map(|commit| self.store.tree_of(&commit)).transpose()?;
@@ -46,32 +49,71 @@ impl Verifier<'_> {
         Ok(())
     }
 
+    /// How many signers have to attest a run for their word to mean something here.
+    fn words_needed(&self) -> Option<usize> {
+        match (self.means.trust, self.means.rederive) {
+            (Trust::Signed(needed), _) | (_, Rederive::Unattested(needed)) => Some(needed),
+            (Trust::Content, Rederive::Always) => None,
+        }
+    }
+
     /// Why a run does not count, whatever it holds: too few of the signers that are listed have attested it, and what is wrong with
     /// attestations of others. Nothing if it counts.
     pub(super) fn doubts(&mut self, run: &Run) -> Result<Rc<Vec<Finding>>, VerifyError> {
-        if self.means.trust == Trust::Content {
-            return Ok(Rc::default());
+        match self.means.trust {
+            Trust::Content => Ok(Rc::default()),
+            Trust::Signed(needed) => self.unattested(run, needed, |_| ()).map(|(doubts, ())| doubts),
         }
-        let key = (run.tip, run.state_key, run.executor_key);
+    }
+
+    /// Whether enough of the signers that are listed attested a run for it not to be derived again, and whether it is sound as far as `sound`
+    /// looks, which is asked meanwhile: git takes its time over signatures.
+    pub(super) fn is_vouched_for(&mut self, run: &Run, sound: impl FnOnce(&Self) -> bool) -> Result<bool, VerifyError> {
+        match self.means.rederive {
+            Rederive::Always => Ok(false),
+            Rederive::Unattested(needed) => {
+                self.unattested(run, needed, sound).map(|(against, sound)| against.is_empty() && sound)
+            }
+        }
+    }
+
+    /// What stands against so many having attested a run, asked once of each; and what `meanwhile` comes to.
+    fn unattested<T>(
+        &mut self,
+        run: &Run,
+        needed: usize,
+        meanwhile: impl FnOnce(&Self) -> T,
+    ) -> Result<(Rc<Vec<Finding>>, T), VerifyError> {
+        let Run { tip, state_key, executor_key, .. } = *run;
+        let key = (tip, state_key, executor_key);
         if let Some(doubts) = self.signers.doubts.get(&key) {
-            return Ok(doubts.clone());
+            return Ok((doubts.clone(), meanwhile(self)));
         }
-        let doubts = Rc::new(self.doubts_anew(run)?);
-        self.signers.doubts.insert(key, doubts.clone());
-        Ok(doubts)
-    }
-
-    /// The same of a run that was asked about before; nothing of others.
-    pub(super) fn doubts_of(&self, run: &Run) -> Rc<Vec<Finding>> {
-        self.signers.doubts.get(&(run.tip, run.state_key, run.executor_key)).cloned().unwrap_or_default()
-    }
-
-    fn doubts_anew(&self, run: &Run) -> Result<Vec<Finding>, VerifyError> {
+        let refs = self.evidence.attestations(&state_key, &executor_key)?;
         let list = self.signers.list.as_deref().unwrap_or_default();
-        let refs = self.evidence.attestations(&run.state_key, &run.executor_key)?;
-        let attested =
-            self.store.attested_by(&refs, run.tip, &run.state_key, &run.executor_key, list, self.budgets.signatures.left())?;
-        let Some(mut missing) = attested.missing(self.means.trust, &run.tip, RUNNERS) else { return Ok(Vec::new()) };
+        let left = self.budgets.signatures.left();
+        let before = left.get();
+        let asked = |store: &Store| {
+            let left = Cell::new(before);
+            (store.attested_by(&refs, tip, &state_key, &executor_key, list, &left), left.get())
+        };
+        let ((attested, after), found) = self.store.beside(asked, || meanwhile(self));
+        left.set(after);
+        let doubts = Rc::new(self.told(run, needed, attested?));
+        self.signers.doubts.insert(key, doubts.clone());
+        Ok((doubts, found))
+    }
+
+    /// What stands against a run that was asked about before; nothing of others.
+    pub(super) fn doubts_of(&self, run: &Run) -> Rc<Vec<Finding>> {
+        let known =
+            (self.means.trust != Trust::Content).then(|| self.signers.doubts.get(&(run.tip, run.state_key, run.executor_key)));
+        known.flatten().cloned().unwrap_or_default()
+    }
+
+    fn told(&self, run: &Run, needed: usize, attested: Attested) -> Vec<Finding> {
+        let list = self.signers.list.as_deref().unwrap_or_default();
+        let Some(mut missing) = attested.missing(Trust::Signed(needed), &run.tip, RUNNERS) else { return Vec::new() };
         if self.signers.list.is_none() {
             missing.message.push_str(", for the commit that judges has no list of them");
         } else if let Some(wrong) = read(RUNNERS, list).1.into_iter().next() {
@@ -79,7 +121,7 @@ impl Verifier<'_> {
         }
         let told = |finding| Finding { severity: Severity::Error, ..finding };
         let unchecked = attested.unchecked.then(|| self.budgets.signatures.exhausted());
-        Ok([missing].into_iter().chain(unchecked).chain(attested.findings.into_iter().map(told)).collect())
+        [missing].into_iter().chain(unchecked).chain(attested.findings.into_iter().map(told)).collect()
     }
 
     /// The runs of a tree's own state that count. A run of another state was attested for what that one held.
@@ -118,9 +160,14 @@ impl Verifier<'_> {
         Ok((names.into_iter().collect(), unchecked))
     }
 
-    /// Whether runs count only by the word of signers, and somebody is listed.
+    /// Whether the word of signers stands for deriving a run.
+    pub(super) fn believes_words(&self) -> bool {
+        self.means.rederive != Rederive::Always
+    }
+
+    /// Whether the word of signers means something here, and somebody is listed.
     pub(super) fn has_list(&self) -> bool {
-        self.means.trust != Trust::Content && self.signers.list.is_some()
+        self.words_needed().is_some() && self.signers.list.is_some()
     }
 }
 
@@ -128,7 +175,7 @@ impl Verifier<'_> {
 /// nothing about them: an earlier word must not let anybody replace those who have one.
 pub(super) fn unattestable(path: &[u8]) -> Option<Finding> {
     let list = path.starts_with(b"control/") && path.ends_with(b".allowed_signers");
-    if !list && !path.starts_with(b"policy/push/") {
+    if !list && !is_at_or_below(path, PUSH_FOLDER.as_bytes()) {
         return None;
     }
     let path = crate::document::path::printable(&String::from_utf8_lossy(path));

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::limits::not_walked;
-use super::trust::all;
+use super::trust::{all, unattestable};
 use super::{Run, TreeVerdict, Verifier, VerifyError, cut, unique, unreadable};
 use crate::document::SCHEMA_VERSION;
 use crate::document::finding::{Code, Finding, Severity, refuses, spelled};
@@ -11,7 +11,7 @@ use crate::document::machine::UpdateDocument;
 use crate::document::path::{RepoPath, printable};
 use crate::document::push_input::{Attestation, PushInput, PushedUpdate, Pusher, UpdateKind};
 use crate::gate::paths::{EXECUTOR_CONFIG_PATH, is_policy_test};
-use crate::gate::signers::MAINTAINERS;
+use crate::gate::signers::{MAINTAINERS, RUNNERS};
 use crate::policy::{Bundle, DEFAULT_BUNDLE, Decision, PUSH_FOLDER, PUSH_QUERY, PolicyFile, Question, evaluate};
 use crate::store::commits::HistoryError;
 use crate::store::compare::{Difference, Everything, Interest};
@@ -75,6 +75,8 @@ struct Ends {
     new: Option<Oid>,
     /// Whose declaration counts beside the new one's, and whether it vouches.
     before: Option<(Oid, bool)>,
+    /// Whether the new one has no history in common with that.
+    unrelated: bool,
 }
 
 impl Verifier<'_> {
@@ -110,7 +112,8 @@ impl Verifier<'_> {
                 }
             },
         };
-        let ends = Ends { old, judge: old.or(subject.base), new, before: self.before(old, subject.base, new) };
+        let (before, unrelated) = self.before(old, subject.base, new);
+        let ends = Ends { old, judge: old.or(subject.base), new, before, unrelated };
         self.count(&subject.namespaces);
         self.trust_by(ends.judge.or(subject.anchor))?;
         let mut findings = match new {
@@ -118,8 +121,7 @@ impl Verifier<'_> {
             None => Vec::new(),
         };
         if subject.judged {
-            let own = outcome.verdict.run.clone();
-            findings = self.judged(update, &ends, subject, findings, own)?;
+            findings = self.judged(update, &ends, subject, findings, &outcome.verdict)?;
         }
         outcome.findings = cut(unique(findings));
         outcome.document.state_key = outcome.verdict.state_key;
@@ -129,14 +131,15 @@ impl Verifier<'_> {
 
     /// The commit whose declaration counts beside the new one's, and whether it vouches for what it has in common with that: the tip that the
     /// ref had. A ref that is new has none: then it is the main branch's tip, or where it forked from it, for what main declared later
-    /// does not bind it. Such a commit is no tip that was ever verified, and vouches for nothing.
-    fn before(&mut self, old: Option<Oid>, base: Option<Oid>, new: Option<Oid>) -> Option<(Oid, bool)> {
-        let (None, Some(base), Some(new)) = (old, base, new) else { return old.map(|old| (old, true)) };
+    /// does not bind it. Such a commit is no tip that was ever verified, and vouches for nothing. Beside it, whether the two have no history in
+    /// common.
+    fn before(&mut self, old: Option<Oid>, base: Option<Oid>, new: Option<Oid>) -> (Option<(Oid, bool)>, bool) {
+        let (None, Some(base), Some(new)) = (old, base, new) else { return (old.map(|old| (old, true)), false) };
         match self.fork(base, new) {
-            Some(fork) if fork == base => Some((base, true)),
-            Some(fork) if fork == new => None,
-            Some(fork) => Some((fork, false)),
-            None => Some((base, true)),
+            Some(fork) if fork == base => (Some((base, true)), false),
+            Some(fork) if fork == new => (None, false),
+            Some(fork) => (Some((fork, false)), false),
+            None => (Some((base, true)), true),
         }
     }
 
@@ -249,7 +252,7 @@ impl Verifier<'_> {
         ends: &Ends,
         subject: &Subject,
         mut findings: Vec<Finding>,
-        own: Option<Run>,
+        verdict: &TreeVerdict,
     ) -> Result<Vec<Finding>, VerifyError> {
         let tree = |id: Option<Oid>| id.map(|id| self.store.tree_of(&id)).transpose();
         let Ends { old, new, .. } = *ends;
@@ -261,6 +264,8 @@ impl Verifier<'_> {
             _ => Ok(Vec::new()),
         };
         let changed = match changed {
+            // Nothing was taken away from a history that never had it.
+            Ok(changed) if ends.unrelated => changed.into_iter().filter(|difference| difference.new.is_some()).collect(),
             Ok(changed) => changed,
             Err(finding) => {
                 findings.push(finding);
@@ -268,14 +273,21 @@ impl Verifier<'_> {
             }
         };
         if let (Some(before), Some(new), false) = (before_tree, new_tree, refuses(&findings)) {
-            findings.extend(self.weakened(before, new, &changed)?);
+            findings.extend(self.weakened(before, new, &changed, verdict)?);
         }
         let maintained = match judge_tree {
             Some(tree) => self.store.thing_at(tree, MAINTAINERS)?.is_some(),
             None => false,
         };
-        if maintained || self.has_list() {
-            findings.extend(changed.iter().filter_map(|difference| super::trust::unattestable(&difference.path)));
+        if maintained || self.has_list() || self.believes_words() {
+            findings.extend(changed.iter().filter_map(|difference| unattestable(&difference.path)));
+        }
+        if let (true, None, Some(new)) = (self.believes_words(), before_tree, new_tree) {
+            // A first push says nothing of that either; the default policy lets nothing else pass.
+            let listed = self.store.thing_at(new, RUNNERS)?.is_some();
+            let judged = !push_bundle(self.store, Some(new))?.1;
+            let begun = [(listed, RUNNERS), (judged, PUSH_FOLDER)];
+            findings.extend(begun.into_iter().filter(|(begun, _)| *begun).filter_map(|(_, path)| unattestable(path.as_bytes())));
         }
         let (bundle, default) = push_bundle(self.store, judge_tree)?;
         let control = |path: &[u8]| ["policy/", "control/", "schemas/"].iter().any(|folder| path.starts_with(folder.as_bytes()));
@@ -294,7 +306,7 @@ impl Verifier<'_> {
             (true, Some(by), Some(tree)) => {
                 // The state does not tell the executor; where that changes, it is the run that the tree was verified by.
                 let executor = changed.iter().any(|difference| difference.path == EXECUTOR_CONFIG_PATH.as_bytes());
-                let runs = if executor { own.into_iter().collect() } else { self.own_runs(tree)? };
+                let runs = if executor { verdict.run.iter().cloned().collect() } else { self.own_runs(tree)? };
                 let (signers, unchecked) = self.maintainers(&runs, by)?;
                 findings.extend(unchecked);
                 signers

@@ -121,6 +121,13 @@ fn signers_are_counted_from_what_is_committed() {
     repo.write("control/maintainers.allowed_signers", &public);
     repo.commit();
     signers(&["no", "ok"]);
+    // Where a word stands for deriving, the list matters whether or not it is needed.
+    repo.git(["config", "cbia.rederive", "unattested"]);
+    signers(&["advice", "no", "ok"]);
+    repo.git(["config", "cbia.trust", "content"]);
+    signers(&["advice", "advice", "no", "ok"]);
+    repo.git(["config", "cbia.rederive", "sometimes"]);
+    signers(&["no"]);
 }
 
 #[test]

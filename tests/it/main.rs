@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests, which the lint does not see as tests")]
 
 mod attest;
+mod beside;
 mod commands;
 mod concurrency;
 mod determinism;
@@ -27,4 +28,5 @@ mod tutorial;
 mod upkeep;
 mod usage;
 mod verify;
+mod word;
 mod worktree;

@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use super::push::{Doors, WITH_RUNS, codes, next_state};
 use super::support::{NOTE, PIPELINE, Repo};
 
-const RUNNERS: &str = "control/runners.allowed_signers";
+pub const RUNNERS: &str = "control/runners.allowed_signers";
 const MAINTAINERS: &str = "control/maintainers.allowed_signers";
 /// The branch with all the evidence there is.
-const WITH_ALL: &[&str] = &["main", "refs/cbia/runs/*:refs/cbia/runs/*", "refs/cbia/attestations/*:refs/cbia/attestations/*"];
+pub const WITH_ALL: &[&str] = &["main", "refs/cbia/runs/*:refs/cbia/runs/*", "refs/cbia/attestations/*:refs/cbia/attestations/*"];
 
 /// The public half of a key, which is made when it is first asked for.
-fn public(repo: &Repo, name: &str) -> String {
+pub fn public(repo: &Repo, name: &str) -> String {
     let path = repo.outside().join(name);
     if !path.exists() {
         let mut command = repo.command("ssh-keygen");
@@ -24,12 +24,12 @@ fn public(repo: &Repo, name: &str) -> String {
 }
 
 /// A list of signers: principals with their keys.
-fn list(repo: &Repo, signers: &[(&str, &str)]) -> String {
+pub fn list(repo: &Repo, signers: &[(&str, &str)]) -> String {
     signers.iter().map(|(principal, key)| format!("{principal} {}\n", public(repo, key))).collect()
 }
 
 /// Attests the newest run with a key. The attestation's ref.
-fn attest(repo: &Repo, key: &str) -> String {
+pub fn attest(repo: &Repo, key: &str) -> String {
     public(repo, key);
     repo.git(["config", "gpg.format", "ssh"]);
     repo.git(["config", "user.signingKey", repo.outside().join(key).to_str().unwrap()]);

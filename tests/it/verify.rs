@@ -136,12 +136,15 @@ fn damaged_and_missing_objects_are_never_in_order() {
 /// What a tree comes to where no policy can be asked: an error unless it is told without deriving anything.
 fn at_its_own_door(repo: &Repo, own_work: bool) -> Vec<String> {
     use git_cbia::policy::Cage;
-    use git_cbia::store::{Store, attest::Trust};
+    use git_cbia::store::{
+        Store,
+        attest::{Rederive, Trust},
+    };
     use git_cbia::verify::{Evidence, Limits, Means, Subject, Update, Verifier};
 
     let store = Store::open(repo.path()).unwrap();
     let cage = Cage::new("/nonexistent".as_ref());
-    let means = Means { cage: &cage, trust: Trust::Content, limits: Limits::default(), own_work };
+    let means = Means { cage: &cage, trust: Trust::Content, rederive: Rederive::Always, limits: Limits::default(), own_work };
     let new = Some(store.resolve("HEAD").unwrap());
     let update = Update { name: Some("refs/heads/main".into()), old: None, new };
     let subject = Subject { judged: true, ..Subject::default() };

@@ -127,6 +127,16 @@ impl Store {
         Ok(pushed)
     }
 
+    /// Whether a remote was seen to have this at `rest` below `refs/cbia/`, for everybody or for this writer.
+    pub fn was_seen_at(&self, remote: &Remote, sharing: &Sharing, rest: &str, id: Oid) -> Result<bool, ShareError> {
+        for space in [Space::top(), sharing.writes_to()] {
+            if self.ref_target(&format!("{}{rest}", remote.tracking(&space)).parse()?)? == Some(id) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// What is to be pushed, by name after the space's prefix.
     fn outgoing(
         &self,
