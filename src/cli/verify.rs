@@ -2,9 +2,8 @@ use super::Context;
 use super::error::{CommandError, exit};
 use super::format::Format;
 use super::ui::Ui;
-use crate::document::SCHEMA_VERSION;
 use crate::document::finding::{Finding, refuses};
-use crate::document::machine::{UpdateDocument, VerifyDocument, VerifyOutcome};
+use crate::document::machine::{UpdateDocument, VerifyDocument};
 use crate::document::path::printable;
 use crate::pipeline::{Rerun, rerun};
 use crate::store::attest::Rederive;
@@ -138,14 +137,7 @@ fn tell(document: UpdateDocument, findings: Vec<Finding>, artifacts: usize, form
             ui.line(&format!("{} {what}{state}{run}", if refused { "refused" } else { "verified" }));
         }
     }
-    let outcome = if refused { VerifyOutcome::Refused } else { VerifyOutcome::Verified };
-    ui.document(&VerifyDocument {
-        schema_version: SCHEMA_VERSION,
-        command: "verify",
-        outcome,
-        updates: vec![document],
-        findings,
-    });
+    ui.document(&VerifyDocument::new(ui.command(), vec![document], findings));
     if refused { exit::DENIED } else { exit::DONE }
 }
 

@@ -9,6 +9,7 @@ mod doctor;
 mod executor;
 mod hooks;
 mod keys;
+mod machine;
 mod main_job;
 mod phases;
 mod poison;
