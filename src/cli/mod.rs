@@ -17,6 +17,7 @@ mod hooks;
 mod init;
 mod ledger;
 mod log;
+mod partial;
 mod policy;
 mod pre_push;
 mod pre_receive;
@@ -158,29 +159,35 @@ fn execute(environment: &Environment, command: Command, ui: &mut Ui) -> Result<u
         Command::Verify(_) => environment.open_to_read()?,
         _ => environment.open()?,
     };
-    let context = Context { environment, store: &store };
+    carry_out(&Context { environment, store: &store }, command, ui).map_err(|mut error| {
+        partial::explain(&store, &mut error.findings);
+        error
+    })
+}
+
+fn carry_out(context: &Context<'_>, command: Command, ui: &mut Ui) -> Result<u8, CommandError> {
     match command {
-        Command::Init(args) => init::run(&context, &args, ui),
-        Command::Run(args) => run::run(&context, &args, ui),
-        Command::Status(args) => status::run(&context, &args, ui),
-        Command::Promote(args) => promote::run(&context, &args, ui),
-        Command::Export(args) => export::run(&context, &args, ui),
-        Command::Log(args) => log::run(&context, &args, ui),
-        Command::Show(args) => show::run(&context, &args, ui),
-        Command::Authority(args) => authority::run(&context, &args, ui),
-        Command::Policy(args) => policy::run(&context, &args, ui),
-        Command::Cache(args) => cache::run(&context, &args, ui),
-        Command::Verify(args) => verify::run(&context, &args, ui),
-        Command::Hook(args) => hook::run(&context, &args, ui),
-        Command::Hooks(args) => hooks::run(&context, &args, ui),
-        Command::Attest(args) => attest::run(&context, &args, ui),
-        Command::Doctor(args) => doctor::run(&context, &args, ui),
-        Command::Push(args) => push::run(&context, &args, ui),
-        Command::Fetch(args) => fetch::run(&context, &args, ui),
-        Command::Ledger(args) => ledger::run(&context, &args, ui),
-        Command::Gc(args) => gc::run(&context, &args, ui),
-        Command::Bundle(args) => bundle::run(&context, &args, ui),
-        Command::Fsck(args) => fsck::run(&context, &args, ui),
+        Command::Init(args) => init::run(context, &args, ui),
+        Command::Run(args) => run::run(context, &args, ui),
+        Command::Status(args) => status::run(context, &args, ui),
+        Command::Promote(args) => promote::run(context, &args, ui),
+        Command::Export(args) => export::run(context, &args, ui),
+        Command::Log(args) => log::run(context, &args, ui),
+        Command::Show(args) => show::run(context, &args, ui),
+        Command::Authority(args) => authority::run(context, &args, ui),
+        Command::Policy(args) => policy::run(context, &args, ui),
+        Command::Cache(args) => cache::run(context, &args, ui),
+        Command::Verify(args) => verify::run(context, &args, ui),
+        Command::Hook(args) => hook::run(context, &args, ui),
+        Command::Hooks(args) => hooks::run(context, &args, ui),
+        Command::Attest(args) => attest::run(context, &args, ui),
+        Command::Doctor(args) => doctor::run(context, &args, ui),
+        Command::Push(args) => push::run(context, &args, ui),
+        Command::Fetch(args) => fetch::run(context, &args, ui),
+        Command::Ledger(args) => ledger::run(context, &args, ui),
+        Command::Gc(args) => gc::run(context, &args, ui),
+        Command::Bundle(args) => bundle::run(context, &args, ui),
+        Command::Fsck(args) => fsck::run(context, &args, ui),
     }
 }
 

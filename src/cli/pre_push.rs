@@ -80,10 +80,11 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
             continue;
         }
         let subject = Subject { judged: true, base, known: known.clone(), ..Subject::default() };
-        let outcome = match asked.lines.get(number).and_then(|line| asked.misnamed(line, update)) {
+        let mut outcome = match asked.lines.get(number).and_then(|line| asked.misnamed(line, update)) {
             Some(finding) => Outcome::refused(unseen(update), finding),
             None => verifier.update(update, &subject)?,
         };
+        super::partial::explain(store, &mut outcome.findings);
         if refuses(&outcome.findings) {
             ui.note(&format!("refused: {}", printable(update.name.as_deref().unwrap_or_default())));
         }

@@ -200,7 +200,8 @@ fn printable_lines(text: &str) -> String {
     lines.join("\n")
 }
 
-fn escape_line(line: &str) -> String {
+/// One line of anybody's text, escaped for a terminal and cut.
+pub fn escape_line(line: &str) -> String {
     // `printable` cuts at 200 characters, which is right for a name and too short for a sentence.
     let mut out = String::new();
     let characters: Vec<char> = line.chars().take(1000).collect();

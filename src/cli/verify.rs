@@ -54,6 +54,7 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
         // A run belongs to no branch: the list of signers is that of the commit where one works.
         verifier.trust_by(store.head()?)?;
         let mut findings = verifier.run(&run)?;
+        super::partial::explain(store, &mut findings);
         if args.rerun && findings.is_empty() {
             findings = again(context, std::slice::from_ref(&run))?;
         }
@@ -81,6 +82,7 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
     let namespaces = Namespaces::of(store).map_err(CommandError::found)?.counting(None);
     let subject = Subject { each: args.each, judged, anchor, namespaces, ..Subject::default() };
     let mut outcome = verifier.update(&update, &subject)?;
+    super::partial::explain(store, &mut outcome.findings);
     if !refuses(&outcome.findings) && args.format.is_none() && outcome.verdict.covered.is_empty() && outcome.verdict.run.is_none()
     {
         ui.note(match (outcome.verdict.state_key, judged) {

@@ -7,6 +7,7 @@ mod concurrency;
 mod determinism;
 mod doctor;
 mod executor;
+mod hints;
 mod hooks;
 mod keys;
 mod machine;
