@@ -219,3 +219,63 @@ fn the_package_goes_to_no_place_of_ours_in_other_letters() {
         assert!(!repo.has(to), "{to}");
     }
 }
+
+#[test]
+fn status_says_what_stops_the_next_run_where_it_can_be_known() {
+    let schema = |repo: &Repo| {
+        repo.write_json("schemas/note.schema.json", &json!({"type": "object"}));
+        repo.set(PIPELINE, "/check", json!({"schemas": [{"paths": "out/**", "schema": "schemas/note.schema.json"}]}));
+    };
+    let at_eval = |repo: &Repo| {
+        let rule = "package assurance\n\ndefault allow := false\n\nallow if count(input.artifact_hashes) == 0\n";
+        repo.write("policy/assurance.rego", rule);
+    };
+    let cases: &[(&str, &dyn Fn(&Repo), i32, &str)] = &[("CHECK", &schema, 6, "check-failed"), ("EVAL", &at_eval, 1, "denied")];
+    for (phase, spoil, exit, outcome) in cases {
+        let repo = Repo::tiny();
+        spoil(&repo);
+        let before = repo.cbia(["status", "--json"]).ok().json();
+        assert_eq!(before["outcome"], "would-run", "{phase}");
+        let first = repo.cbia(["run", "--json"]).exits(*exit);
+        assert_eq!(first.json()["outcome"], *outcome);
+        let refs = repo.git(["for-each-ref"]);
+        let files = repo.files(&[]);
+        let status = repo.cbia(["status", "--json"]).exits(*exit);
+        let document = status.json();
+        assert_eq!((&document["outcome"], &document["event"]), (&json!("would-deny"), &json!("none")), "{phase}");
+        assert_eq!((repo.git(["for-each-ref"]), repo.files(&[])), (refs, files));
+        let text = repo.cbia(["status"]).exits(*exit);
+        assert!(text.stdout.starts_with(&format!("a run would be stopped at {phase}\n")), "{}", text.stdout);
+        // And the run does what was said, phase by phase.
+        let next = repo.cbia(["run", "--json"]).exits(*exit);
+        assert_eq!((status.codes(), &document["findings"]), (next.codes(), &next.json()["findings"]), "{phase}");
+        assert_eq!(document["phases"], next.json()["phases"], "{phase}");
+    }
+    // Where only GEN's output is known and nothing is known to stop it, the run goes on from there: over what STRUCT and a repair changed.
+    for (path, text, format) in [("out/note.json", "{\"b\": 1,   \"a\": 2}\n", "json"), ("out/note.txt", "a\r\nb\r\n", "text")] {
+        let repo = Repo::tiny();
+        repo.write("control/templates/note.txt.j2", text);
+        repo.set(PIPELINE, "/gen/artifacts/0/path", json!(path));
+        repo.set(PIPELINE, "/struct", json!({"normalize": [{"paths": "out/**", "format": format}]}));
+        repo.set(PIPELINE, "/repair", json!({"allow": ["out/**"], "max_changed_lines": 9}));
+        repo.run();
+        assert_ne!(repo.read(path), text);
+        let kept = [repo.entries("REPAIR"), repo.refs("refs/cbia/runs")].concat();
+        assert_eq!(kept.len(), if format == "json" { 1 } else { 2 }, "{kept:?}");
+        for (name, _) in kept {
+            repo.git(["update-ref", "-d", &name]);
+        }
+        // As in a clone that has GEN's output and nothing that came of it.
+        let only = repo.clone_to("only");
+        only.git(["fetch", "-q", "origin", "refs/cbia/cache/*:refs/cbia/cache/*"]);
+        only.write_tiny();
+        for path in [PIPELINE, "control/templates/note.txt.j2"] {
+            only.write(path, repo.read(path));
+        }
+        for at in [&only, &repo] {
+            let status = at.cbia(["status", "--json"]).ok();
+            assert_eq!((status.json()["outcome"].as_str(), status.codes()), (Some("would-replay"), Vec::new()), "{format}");
+            assert_eq!(at.run(), "replayed", "{format}");
+        }
+    }
+}
