@@ -65,11 +65,10 @@ pub fn check(input: &Input) -> CheckReport {
 
     let (mut listing, mut used) = (Vec::new(), BTreeSet::new());
     for path in input.artifacts.paths() {
-        let Some(bytes) = input.artifacts.bytes(path) else {
+        let Some((bytes, digest)) = input.artifacts.hashed(path) else {
             told.push(unreadable(path));
             continue;
         };
-        let digest = Digest::of(&bytes);
         listing.push((path, digest));
         links.check(path, digest, bytes.len() as u64, &mut told);
         let wanted = Wanted {

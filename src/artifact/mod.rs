@@ -15,6 +15,7 @@ pub mod tar;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::document::digest::Digest;
 use crate::document::finding::{Code, Finding};
 use crate::document::glob::{GlobError, Globs};
 use crate::document::path::RepoPath;
@@ -29,6 +30,14 @@ pub trait Artifacts {
 
     /// The bytes of an artifact; `None` where there is none, or where they cannot be had.
     fn bytes(&self, path: &RepoPath) -> Option<Cow<'_, [u8]>>;
+
+    /// The same, with their SHA-256.
+    fn hashed(&self, path: &RepoPath) -> Option<(Cow<'_, [u8]>, Digest)> {
+        self.bytes(path).map(|bytes| {
+            let digest = Digest::of(&bytes);
+            (bytes, digest)
+        })
+    }
 
     /// Whether git would give the file the mode 100755.
     fn is_executable(&self, _path: &RepoPath) -> bool {

@@ -6,7 +6,7 @@ use super::hook::{asked, object, tell, unseen};
 use super::ui::Ui;
 use crate::document::finding::{Code, Finding, refuses};
 use crate::document::path::printable;
-use crate::store::Oid;
+use crate::store::{Oid, Store};
 use crate::verify::update::Outcome;
 use crate::verify::{Evidence, Limits, Means, Namespaces, Subject, Update, Verifier};
 
@@ -38,7 +38,7 @@ pub fn run(context: &Context<'_>, _args: &Args, ui: &mut Ui) -> Result<u8, Comma
     let cage = context.environment.cage();
     let means = Means::of(store, &cage, limits).map_err(CommandError::found)?;
     let mut verifier = Verifier::new(store, Evidence::with_pushed(store, pushed), means);
-    let base = store.head().ok().flatten();
+    let base = main_branch(store)?;
     let pusher = context.environment.pusher();
     let mut known: Option<Vec<Oid>> = None;
     let (mut told, mut findings) = (Vec::new(), Vec::new());
@@ -73,4 +73,14 @@ pub fn run(context: &Context<'_>, _args: &Args, ui: &mut Ui) -> Result<u8, Comma
     let codes: Vec<&str> = counts.into_keys().collect();
     ui.note(&format!("git cbia: nothing was accepted ({})", codes.join(", ")));
     Ok(tell(told, findings, ui))
+}
+
+/// The branch whose commits stand in for what a new ref was: that of `HEAD`; where it points at none, the one that most likely is the main branch.
+fn main_branch(store: &Store) -> Result<Option<Oid>, CommandError> {
+    if let Some(head) = store.head().ok().flatten() {
+        return Ok(Some(head));
+    }
+    let heads = store.heads("refs/heads/")?;
+    let named = |name: &&str| heads.iter().find(|(head, _)| head.strip_prefix("refs/heads/") == Some(name));
+    Ok(["main", "master"].iter().find_map(named).or(heads.first()).map(|(_, id)| *id))
 }

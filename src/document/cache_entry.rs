@@ -48,7 +48,7 @@ pub struct ToolVersions {
 impl CacheKey {
     /// The key itself.
     pub fn digest(&self) -> Digest {
-        Digest::of_canonical(&super::json::to_value(self))
+        Digest::of_document(self)
     }
 
     /// The components in which two keys differ, as (name, in `self`, in `other`).

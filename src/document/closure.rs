@@ -50,13 +50,13 @@ pub struct Closure<'a> {
 impl Common {
     /// The canonical hash of this document.
     pub fn key(&self) -> Digest {
-        Digest::of_canonical(&super::json::to_value(self))
+        Digest::of_document(self)
     }
 }
 
 impl Closure<'_> {
     /// The closure key: the canonical hash of this document.
     pub fn key(&self) -> Digest {
-        Digest::of_canonical(&super::json::to_value(self))
+        Digest::of_document(self)
     }
 }

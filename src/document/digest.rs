@@ -8,14 +8,13 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest as _, Sha256};
 
 use super::path::RepoPath;
 
 /// A SHA-256 digest, written as 64 lower-case hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
 
 /// A string that is not 64 lower-case hexadecimal digits.
@@ -45,6 +44,11 @@ impl Digest {
         Self::of(&super::json::canonical(value))
     }
 
+    /// The digest of a document's RFC 8785 canonical JSON.
+    pub fn of_document(document: &impl Serialize) -> Self {
+        Self::of(&super::json::canonical_of(document))
+    }
+
     /// The digest of a set of files: SHA-256 of one `sha256  path\n` line per file, in byte order of path.
     ///
     /// The order of `files` does not matter.
@@ -53,7 +57,7 @@ impl Digest {
         files.sort_by(|a, b| a.0.as_str().as_bytes().cmp(b.0.as_str().as_bytes()));
         let mut hasher = Sha256::new();
         for (path, digest) in files {
-            hasher.update(digest.to_string().as_bytes());
+            hasher.update(digest.hex());
             hasher.update(b"  ");
             hasher.update(path.as_str().as_bytes());
             hasher.update(b"\n");
@@ -71,6 +75,17 @@ impl Digest {
         Self(bytes)
     }
 
+    /// The 64 digits.
+    fn hex(&self) -> [u8; 64] {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [0u8; 64];
+        for (i, byte) in self.0.iter().enumerate() {
+            text[2 * i] = HEX[usize::from(byte >> 4)];
+            text[2 * i + 1] = HEX[usize::from(byte & 15)];
+        }
+        text
+    }
+
     /// The first 12 digits, for messages.
     pub fn short(&self) -> String {
         self.to_string()[..12].to_owned()
@@ -79,13 +94,7 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const HEX: &[u8; 16] = b"0123456789abcdef";
-        let mut text = [0u8; 64];
-        for (i, byte) in self.0.iter().enumerate() {
-            text[2 * i] = HEX[usize::from(byte >> 4)];
-            text[2 * i + 1] = HEX[usize::from(byte & 15)];
-        }
-        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
+        f.write_str(std::str::from_utf8(&self.hex()).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -117,17 +126,33 @@ impl FromStr for Digest {
     }
 }
 
-impl TryFrom<String> for Digest {
-    type Error = DigestError;
-
-    fn try_from(text: String) -> Result<Self, DigestError> {
-        text.parse()
+// Documents hold tens of thousands of digests, so that no text is allocated for one.
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(&self.hex()) {
+            Ok(text) => serializer.serialize_str(text),
+            Err(error) => Err(serde::ser::Error::custom(error)),
+        }
     }
 }
 
-impl From<Digest> for String {
-    fn from(digest: Digest) -> String {
-        digest.to_string()
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl de::Visitor<'_> for Text {
+            type Value = Digest;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Digest, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_str(Text)
     }
 }
 

@@ -166,6 +166,6 @@ pub struct GenExecutor {
 impl GenExecutor {
     /// The `executor_key`.
     pub fn key(&self) -> Digest {
-        Digest::of_canonical(&super::json::to_value(self))
+        Digest::of_document(self)
     }
 }

@@ -12,6 +12,8 @@ use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserializer, Serialize};
 use serde_json::{Map, Number, Value};
 
+use super::writer;
+
 /// The largest document that is read, in bytes.
 pub const MAX_DOCUMENT_BYTES: usize = 32 << 20;
 /// The largest magnitude of an integer that every double-based reader agrees on (2^53 − 1, RFC 8785 appendix D).
@@ -196,7 +198,30 @@ pub fn to_value(document: &impl Serialize) -> Value {
 
 /// A document type as the bytes that are emitted for it.
 pub fn emit(document: &impl Serialize) -> Vec<u8> {
-    pretty(&to_value(document))
+    writer::pretty(document).unwrap_or_else(|| pretty(&to_value(document)))
+}
+
+/// A document type as RFC 8785 canonical JSON.
+pub fn canonical_of(document: &impl Serialize) -> Vec<u8> {
+    writer::canonical(document).unwrap_or_else(|| canonical(&to_value(document)))
+}
+
+/// `text` without the spaces and line breaks between its tokens. What is no JSON gives something that is none either, or something else.
+pub fn compact(text: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.iter().position(|byte| *byte == b'"') {
+        bytes.extend(rest[..at].iter().filter(|byte| !byte.is_ascii_whitespace()));
+        let mut end = at + 1;
+        while let Some(byte) = rest.get(end).filter(|byte| **byte != b'"') {
+            end += if *byte == b'\\' { 2 } else { 1 };
+        }
+        end = (end + 1).min(rest.len());
+        bytes.extend_from_slice(&rest[at..end]);
+        rest = &rest[end..];
+    }
+    bytes.extend(rest.iter().filter(|byte| !byte.is_ascii_whitespace()));
+    bytes
 }
 
 /// Line and column (from 1, in bytes) of a byte offset.
@@ -373,6 +398,21 @@ mod tests {
         ] {
             assert_eq!(canonical(&value), serde_json_canonicalizer::to_vec(&value).unwrap(), "{value}");
             assert_eq!(pretty(&value), format!("{value:#}\n").into_bytes());
+            assert_eq!(compact(&pretty(&value)), serde_json::to_vec(&value).unwrap(), "{value}");
+        }
+    }
+
+    #[test]
+    fn anything_can_be_compacted() {
+        let cases: &[(&[u8], &[u8])] = &[
+            (b"", b""),
+            (b" { \" a\\\" b \" : [ 1 ,\t2 ] }\n", b"{\" a\\\" b \":[1,2]}"),
+            (b"\"a b", b"\"a b"),
+            (b"a \"\\", b"a\"\\"),
+            (b"\" \xff \" \xff", b"\" \xff \"\xff"),
+        ];
+        for (text, wanted) in cases {
+            assert_eq!(compact(text), *wanted, "{}", String::from_utf8_lossy(text));
         }
     }
 

@@ -35,6 +35,7 @@ pub mod repair_report;
 pub mod run_ledger;
 pub mod schema;
 pub mod selection;
+mod writer;
 
 /// The version of every document format this program writes, and the only one it reads.
 pub const SCHEMA_VERSION: &str = "0.1.0";

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use gix::bstr::ByteSlice as _;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// The longest path that is accepted, in bytes.
 pub const MAX_PATH_BYTES: usize = 4096;
@@ -14,8 +14,8 @@ pub const MAX_COMPONENT_BYTES: usize = 255;
 /// A path relative to the top of a repository, `/`-separated UTF-8, validated as git validates what it
 /// checks out, on every platform at once: no empty, `.` or `..` component, no spelling of `.git` that NTFS or
 /// HFS+ would fold to it, no control character, backslash, Windows device name or trailing dot or space.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct RepoPath(String);
 
 /// Why a path was refused.
@@ -138,6 +138,12 @@ impl TryFrom<String> for RepoPath {
 
     fn try_from(text: String) -> Result<Self, PathError> {
         Self::check(&text).map(|()| Self(text))
+    }
+}
+
+impl Serialize for RepoPath {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
     }
 }
 

@@ -295,6 +295,11 @@ impl Pipeline {
 
     /// The digest of what GEN's behaviour depends on: the values of `gen` and `inputs`, not their spelling.
     pub fn gen_config_hash(&self) -> Digest {
-        Digest::of_canonical(&serde_json::json!({ "gen": self.r#gen, "inputs": self.inputs }))
+        #[derive(Serialize)]
+        struct Config<'a> {
+            r#gen: &'a Gen,
+            inputs: &'a [String],
+        }
+        Digest::of_document(&Config { r#gen: &self.r#gen, inputs: &self.inputs })
     }
 }

@@ -8,8 +8,9 @@
 use std::collections::BTreeMap;
 
 use super::Evidence;
-use crate::artifact::check::{self, check};
+use crate::artifact::check::check;
 use crate::artifact::render::to_markdown;
+pub use crate::document::check_report::CheckInput;
 use crate::document::check_report::CheckReport;
 use crate::document::digest::Digest;
 use crate::document::json;
@@ -58,12 +59,6 @@ pub fn config_hash(pipeline: &Pipeline, schemas: &BTreeMap<RepoPath, Vec<u8>>) -
 }
 
 /// The digest of what CHECK looks at: the artifacts, and the documents that account for them.
-pub fn input_hash(input: &check::Input, artifacts: Digest) -> Digest {
-    Digest::of_canonical(&serde_json::json!({
-        "artifacts": artifacts,
-        "artifact_hashes": input.artifact_hashes,
-        "outputs": Digest::of(&json::emit(input.outputs)),
-        "report": Digest::of(&json::emit(input.report)),
-        "repairs": input.repairs.iter().map(|repair| Digest::of(&json::emit(repair))).collect::<Vec<_>>(),
-    }))
+pub fn input_hash(input: &CheckInput) -> Digest {
+    Digest::of_document(input)
 }

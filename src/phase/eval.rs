@@ -107,5 +107,5 @@ pub fn seal(files: &BTreeMap<RepoPath, Digest>) -> FinalManifest {
 
 /// The digest of what EVAL is configured to ask for.
 pub fn config_hash(manifest: &AuditManifest) -> Digest {
-    Digest::of_canonical(&crate::document::json::to_value(manifest))
+    Digest::of_document(manifest)
 }

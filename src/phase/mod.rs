@@ -31,6 +31,11 @@ pub type Evidence = BTreeMap<RepoPath, Vec<u8>>;
 pub trait Judge {
     /// The answer. What goes wrong is an answer too: an error, which denies.
     fn judge(&mut self, question: &Question<'_>) -> Evaluation;
+
+    /// A question that may soon be asked. Whether its answer is being worked out meanwhile.
+    fn expect(&mut self, _question: &Question<'_>) -> bool {
+        false
+    }
 }
 
 /// The parts of the control state that the assurance policy sees, as it sees them.

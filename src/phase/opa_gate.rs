@@ -16,7 +16,7 @@ use crate::document::opa_input::{BundleFile, BundleHash, OpaInput};
 use crate::document::path::RepoPath;
 use crate::document::run_ledger::{ArtifactHashes, RunLedger};
 use crate::gate::assurance::{Admission, admit};
-use crate::policy::{Bundle, Question};
+use crate::policy::{Bundle, Input as _, Prepared, Question};
 
 /// Raised when what the phase emits changes.
 pub const VERSION: u32 = 1;
@@ -92,32 +92,46 @@ pub fn run(input: Input, judge: &mut dyn Judge) -> Output {
     Output { admission, evidence, findings }
 }
 
+/// Says what will be asked if the kernel allows, as `capsule` says that it does.
+pub(super) fn announce(capsule: &Capsule, ledger: &Value, assembled: &Assembled, bundle: &Bundle, judge: &mut dyn Judge) {
+    let (run_ledger, artifact_hashes) = (&RunLedger::empty(), &ArtifactHashes::new());
+    let asked = Asked { capsule, ledger, assembled, bundle, bundle_files: &[], run_ledger, artifact_hashes };
+    judge.expect(&Question { bundle, query: QUERY, input: &Prepared::new(&asked.document()) });
+}
+
+impl Asked<'_> {
+    fn document(&self) -> OpaInput<'_> {
+        OpaInput {
+            pre_gen_capsule: self.capsule,
+            authority_ledger: self.ledger,
+            objectives: &self.assembled.objectives,
+            dependency_graph: &self.assembled.graph,
+            execution_dag: &self.assembled.dag,
+            run_ledger: self.run_ledger,
+            artifact_hashes: self.artifact_hashes,
+        }
+    }
+}
+
 /// The assurance policy's answer, the evidence of it, and why it does not allow.
 pub(super) fn ask(asked: &Asked, judge: &mut dyn Judge) -> (Option<Value>, Evidence, Vec<Finding>) {
-    let Asked { capsule, ledger, assembled, bundle, bundle_files, run_ledger, artifact_hashes } = *asked;
-    let question = json::to_value(&OpaInput {
-        pre_gen_capsule: capsule,
-        authority_ledger: ledger,
-        objectives: &assembled.objectives,
-        dependency_graph: &assembled.graph,
-        execution_dag: &assembled.dag,
-        run_ledger,
-        artifact_hashes,
-    });
+    let Asked { capsule, bundle, bundle_files, .. } = *asked;
+    let document = asked.document();
+    let question = Prepared::new(&document);
     let evaluation = judge.judge(&Question { bundle, query: QUERY, input: &question });
     let answer = evaluation.decision_json.result.first().and_then(|result| result.expressions.first()).map(|e| e.value.clone());
     let bundle_hash = BundleHash {
         schema_version: SCHEMA_VERSION,
         alg: "sha256",
         policy_bundle_hash: capsule.policy_bundle_hash,
-        opa_input_bundle_hash: Digest::of_canonical(&question),
+        opa_input_bundle_hash: question.sha256(),
         files: bundle_files
             .iter()
             .map(|(name, hash)| BundleFile { name: name.clone(), hash: *hash, algorithm: "SHA-256" })
             .collect(),
     };
     let evidence = Evidence::from([
-        (super::path(INPUT_PATH), json::pretty(&question)),
+        (super::path(INPUT_PATH), json::emit(&document)),
         (super::path(DECISION_PATH), json::emit(&evaluation.decision_json)),
         (super::path(EXPLAIN_PATH), json::emit(&evaluation.explain_json)),
         (super::path(BUNDLE_PATH), json::emit(&bundle_hash)),

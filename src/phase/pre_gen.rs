@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Assembled, Evidence, Judge, denial};
+use super::{Assembled, Evidence, Judge, denial, opa_gate};
 use crate::document::SCHEMA_VERSION;
 use crate::document::authority_ledger::AuthorityLedger;
 use crate::document::capsule::{Capsule, ControlState, KernelDecision};
@@ -27,7 +27,7 @@ use crate::gate::closure::{Closure, check, derived_graph};
 use crate::gate::order::{DAG_PATH, GRAPH_PATH, check_dag, check_graph};
 use crate::gate::paths::{CAPSULE_PATH, CAPSULE_SCHEMA_PATH, PIPELINE_PATH};
 use crate::gate::{Files, authority::OBJECTIVES_PATH};
-use crate::policy::{Bundle, Question};
+use crate::policy::{Bundle, Prepared, Question};
 
 /// Raised when what the phase emits changes.
 pub const VERSION: u32 = 1;
@@ -118,14 +118,16 @@ pub fn run(input: Input, judge: &mut dyn Judge) -> Output {
             });
         }
     }
+    let mut capsule = capsule(&input);
     if !refuses(&findings)
         && let (Some(assembled), Ok(bundle), Ok(pipeline)) = (&assembled, input.bundle, input.pipeline)
     {
-        findings.extend(ask_policy(&input, assembled, bundle, &pipeline.document, &findings, judge));
+        findings.extend(ask_policy(&input, assembled, bundle, &pipeline.document, &capsule, &findings, judge));
     }
 
-    let decision = if refuses(&findings) || assembled.is_none() { KernelDecision::Deny } else { KernelDecision::Allow };
-    let mut capsule = capsule(&input, decision);
+    if refuses(&findings) || assembled.is_none() {
+        capsule.kernel_decision = KernelDecision::Deny;
+    }
     let violations = check_capsule(&capsule, input.files);
     if refuses(&violations) {
         capsule.kernel_decision = KernelDecision::Deny;
@@ -144,10 +146,11 @@ fn ask_policy(
     assembled: &Assembled,
     bundle: &Bundle,
     pipeline: &Pipeline,
+    allowing: &Capsule,
     known: &[Finding],
     judge: &mut dyn Judge,
 ) -> Vec<Finding> {
-    let question = json::to_value(&KernelInput {
+    let shown = Prepared::new(&KernelInput {
         schema_version: SCHEMA_VERSION,
         authority_ledger: &input.ledger.value,
         objectives: &assembled.objectives,
@@ -160,7 +163,12 @@ fn ask_policy(
         inputs_manifest: input.manifest,
         mechanical_findings: known.iter().map(MechanicalFinding::from).collect(),
     });
-    let evaluation = judge.judge(&Question { bundle, query: QUERY, input: &question });
+    let question = Question { bundle, query: QUERY, input: &shown };
+    // What the next gate will ask if this one allows can be worked out at the same time. It is not asked before.
+    if judge.expect(&question) {
+        opa_gate::announce(allowing, &input.ledger.value, assembled, bundle, judge);
+    }
+    let evaluation = judge.judge(&question);
     denial(
         evaluation.decision,
         evaluation.findings,
@@ -169,7 +177,8 @@ fn ask_policy(
     )
 }
 
-fn capsule(input: &Input, kernel_decision: KernelDecision) -> Capsule {
+/// The capsule of a control state that is allowed.
+fn capsule(input: &Input) -> Capsule {
     let dependency_graph_hash = input.files.sha256(&super::path(GRAPH_PATH));
     let execution_dag_hash = input.files.sha256(&super::path(DAG_PATH));
     let (policy_bundle_hash, inputs_manifest_hash) = (input.policy_bundle_hash, input.manifest.hash());
@@ -185,8 +194,8 @@ fn capsule(input: &Input, kernel_decision: KernelDecision) -> Capsule {
     };
     Capsule {
         schema_version: SCHEMA_VERSION.into(),
-        kernel_decision,
-        control_state_hash: Digest::of_canonical(&json::to_value(&state)),
+        kernel_decision: KernelDecision::Allow,
+        control_state_hash: Digest::of_document(&state),
         policy_bundle_hash,
         authority_set_hashes: input.authority_set_hashes.clone(),
         inputs_manifest_hash,

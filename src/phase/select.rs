@@ -16,7 +16,7 @@ use crate::document::json;
 use crate::document::metadata::Metadata;
 use crate::document::pipeline::Pipeline;
 use crate::document::selection::Selection;
-use crate::policy::{Bundle, Question};
+use crate::policy::{Bundle, Prepared, Question};
 
 /// Raised when what the phase emits changes.
 pub const VERSION: u32 = 1;
@@ -57,7 +57,7 @@ fn by_query(input: &Input, query: &str, judge: &mut dyn Judge) -> Result<Selecti
     let bundle = input.bundle.map_err(<[Finding]>::to_vec)?;
     let rules = Rules::new(input.pipeline.r#struct.as_ref().map_or(&[][..], |s| &s.normalize)).map_err(|f| vec![f])?;
     let shown = question(input.artifacts, &rules, input.metadata, input.report)?;
-    let evaluation = judge.judge(&Question { bundle, query, input: &shown });
+    let evaluation = judge.judge(&Question { bundle, query, input: &Prepared::new(&shown) });
     let answer = evaluation.decision_json.result.first().and_then(|result| result.expressions.first()).map(|e| &e.value);
     match answer {
         Some(verdicts) if evaluation.decision != Decision::Error => {

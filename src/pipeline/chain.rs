@@ -57,7 +57,7 @@ impl Chain {
     /// Seals a phase.
     pub fn seal(&mut self, batch: &mut Batch<'_>, seal: &Seal<'_>) -> Result<Oid, PipelineError> {
         for (path, bytes) in seal.evidence {
-            let id = batch.blob(bytes.clone())?;
+            let id = batch.blob_of(bytes)?;
             self.emitted.insert(path.clone(), id);
             self.tree.insert(path.clone(), Leaf { id, executable: false });
         }

@@ -76,6 +76,11 @@ impl Artifacts for Stored<'_> {
         let (file, id) = (self.files.get(path)?, self.ids.get(path)?);
         self.store.read_content(id, file.sha256, file.bytes).ok().map(Cow::Owned)
     }
+
+    fn hashed(&self, path: &RepoPath) -> Option<(Cow<'_, [u8]>, Digest)> {
+        // What does not have its SHA-256 is not given.
+        self.bytes(path).zip(self.files.get(path).map(|file| file.sha256))
+    }
 }
 
 /// A repair that was made before.

@@ -105,7 +105,7 @@ impl<'s> Tail<'_, 's, '_, '_> {
         let mut fresh = Fresh { key: key.clone(), files: Vec::new(), ids: BTreeMap::new() };
         for (at, bytes) in documents {
             let entry = FileEntry { path: at.clone(), sha256: Digest::of(bytes), bytes: bytes.len() as u64 };
-            fresh.ids.insert(at.clone(), self.batch.blob(bytes.clone())?);
+            fresh.ids.insert(at.clone(), self.batch.blob_of(bytes)?);
             fresh.files.push(entry);
         }
         for (file, id) in changed {

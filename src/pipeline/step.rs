@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::PipelineError;
 use super::chain::{Chain, Seal};
 use super::inputs::Inputs;
-use super::known::{Known, sealed};
+use super::known::{Known, Sealed as SealedPhase, sealed};
 use super::tail::{Means, Tail, Whole};
 use crate::document::authority_ledger::AuthorityLedger;
 use crate::document::cache_entry::CacheKey;
@@ -26,7 +26,7 @@ use crate::gate::authority::LEDGER_PATH;
 use crate::gate::paths::CAPSULE_PATH;
 use crate::phase::r#gen::{self, Executed, OUTPUTS_PATH, REPORT_PATH, Sources, account};
 use crate::phase::{Assembled, Evidence, Judge, authority_lock, opa_gate, path, pre_gen};
-use crate::policy::Bundle;
+use crate::policy::{Bundle, Prepared, Question};
 use crate::store::pack::Batch;
 use crate::store::tree::{Tree, TreeLimits};
 use crate::store::{Oid, Store};
@@ -226,6 +226,15 @@ pub struct Output {
     pub tools: BTreeMap<String, String>,
 }
 
+/// What a stored run says, before it is held against anything.
+pub struct Handed {
+    tip: Oid,
+    tree: Tree,
+    commits: Vec<SealedPhase>,
+    /// What GEN handed on.
+    pub output: Output,
+}
+
 impl Admitted<'_> {
     /// What `output` comes to in the phases after GEN. A function of the state and of what GEN handed on.
     pub fn whole(&self, batch: &mut Batch<'_>, output: &Output, means: Means<'_>) -> Result<Whole, PipelineError> {
@@ -251,45 +260,73 @@ impl Admitted<'_> {
         believed: bool,
         judge: &mut dyn Judge,
     ) -> Result<Result<(Output, Whole), Finding>, PipelineError> {
-        let short = tip.to_hex_with_len(12).to_string();
-        let refuse = |why: String| {
-            let finding = Finding::error(Code::RunInvalid, format!("the stored run {short} is refused: {why}"));
-            finding.at(format!("refs/cbia/runs/{}/{}", self.state_key, self.executor_key))
-        };
+        match self.handed(tip) {
+            Ok(handed) => self.hold(handed, believed, judge),
+            Err(finding) => Ok(Err(finding)),
+        }
+    }
+
+    fn refused(&self, tip: Oid, why: &str) -> Finding {
+        let message = format!("the stored run {} is refused: {why}", tip.to_hex_with_len(12));
+        Finding::error(Code::RunInvalid, message).at(format!("refs/cbia/runs/{}/{}", self.state_key, self.executor_key))
+    }
+
+    /// What the stored run at `tip` says that GEN handed on.
+    pub fn handed(&self, tip: Oid) -> Result<Handed, Finding> {
+        let refuse = |why: String| self.refused(tip, &why);
         let tree = match self.store.tree_of(&tip).map_err(|e| spelled(&e)).and_then(|id| self.read(id)) {
             Ok(tree) => tree,
-            Err(why) => return Ok(Err(refuse(why))),
+            Err(why) => return Err(refuse(why)),
         };
-        let outputs = match self.document::<OutputsManifest>(&tree, Kind::OutputsManifest, OUTPUTS_PATH) {
-            Ok(outputs) => outputs,
-            Err(why) => return Ok(Err(refuse(why))),
-        };
-        let report = match self.document::<GenReport>(&tree, Kind::ExecutorReport, REPORT_PATH) {
-            Ok(report) => report,
-            Err(why) => return Ok(Err(refuse(why))),
-        };
+        let (outputs, report) = (self.text(&tree, OUTPUTS_PATH), self.text(&tree, REPORT_PATH));
+        // The two longest documents are read while the commits are.
+        let (outputs, report, commits, handed) = std::thread::scope(|scope| {
+            let outputs = scope.spawn(|| document::<OutputsManifest>(Kind::OutputsManifest, OUTPUTS_PATH, outputs));
+            let report = scope.spawn(|| document::<GenReport>(Kind::ExecutorReport, REPORT_PATH, report));
+            let commits = sealed(self.store, tip);
+            // What GEN handed on lies in GEN's own commit: a later phase may have changed it.
+            let generated = commits.iter().flatten().find(|commit| commit.phase == Phase::Gen);
+            let handed = generated.map(|commit| self.read(commit.tree));
+            (joined(outputs), joined(report), commits, handed)
+        });
+        let outputs = outputs.map_err(refuse)?;
+        let report = report.map_err(refuse)?;
         let declared: BTreeSet<&RepoPath> = self.input.pipeline.r#gen.artifacts.iter().map(|a| &a.path).collect();
-        let commits = match sealed(self.store, tip) {
-            Ok(commits) => commits,
-            Err(error) => return Ok(Err(refuse(spelled(&error)))),
-        };
-        // What GEN handed on lies in GEN's own commit: a later phase may have changed it.
-        let handed = match commits.iter().find(|commit| commit.phase == Phase::Gen).map(|commit| self.read(commit.tree)) {
-            Some(Ok(tree)) => tree,
-            Some(Err(why)) => return Ok(Err(refuse(why))),
-            None => return Ok(Err(refuse("it has no GEN".into()))),
-        };
+        let commits = commits.map_err(|error| refuse(spelled(&error)))?;
+        let handed = handed.ok_or_else(|| refuse("it has no GEN".into()))?.map_err(refuse)?;
         let mut output = Output { files: Vec::new(), ids: BTreeMap::new(), tools: report.tool_versions };
         for artifact in outputs.artifacts {
             let Some(leaf) = handed.get(&artifact.path) else {
-                return Ok(Err(refuse(format!("it lacks the artifact {}", artifact.path))));
+                return Err(refuse(format!("it lacks the artifact {}", artifact.path)));
             };
             output.ids.insert(artifact.path.clone(), leaf.id);
             output.files.push(FileEntry { path: artifact.path, sha256: artifact.sha256, bytes: artifact.bytes });
         }
         if output.ids.keys().collect::<BTreeSet<_>>() != declared {
-            return Ok(Err(refuse("its artifacts are not the declared ones".into())));
+            return Err(refuse("its artifacts are not the declared ones".into()));
         }
+        Ok(Handed { tip, tree, commits, output })
+    }
+
+    /// Says what EVAL will ask if the stored run at `tip` is right about it. What it does ask is what the phases come to: nothing is taken from
+    /// the run.
+    pub fn announce(&self, tip: Oid, judge: &mut dyn Judge) {
+        let at = path(opa_gate::INPUT_PATH);
+        let text = self.store.tree_of(&tip).ok().and_then(|tree| self.store.lookup(&tree, &at).ok()?);
+        let Some(Ok(text)) = text.map(|id| self.store.read_blob(&id, MAX_DOCUMENT)) else { return };
+        let input = &Prepared::emitted(&text);
+        judge.expect(&Question { bundle: self.documents.bundle, query: opa_gate::QUERY, input });
+    }
+
+    /// What that comes to, if the run is exactly that.
+    pub fn hold(
+        &self,
+        handed: Handed,
+        believed: bool,
+        judge: &mut dyn Judge,
+    ) -> Result<Result<(Output, Whole), Finding>, PipelineError> {
+        let Handed { tip, tree, commits, output } = handed;
+        let refuse = |why: String| self.refused(tip, &why);
         let known = if believed { Known::Run(commits) } else { Known::Doubted(commits) };
         let means = Means { known, judge, sources: None, elsewhere: None, store_changes: false };
         let whole = self.whole(&mut Batch::hashing(self.store), &output, means)?;
@@ -317,12 +354,9 @@ impl Admitted<'_> {
         tree.map_err(|error| spelled(&error))
     }
 
-    fn document<T: serde::de::DeserializeOwned>(&self, tree: &Tree, kind: Kind, at: &'static str) -> Result<T, String> {
-        let at = path(at);
-        let leaf = tree.get(&at).ok_or_else(|| format!("it lacks {at}"))?;
-        let bytes = self.store.read_blob(&leaf.id, MAX_DOCUMENT).map_err(|error| spelled(&error))?;
-        let sealed = load::<T>(kind, &at, &bytes);
-        sealed.map(|sealed| sealed.document).map_err(|f| f.into_iter().next().map_or_else(String::new, |f| f.message))
+    fn text(&self, tree: &Tree, at: &'static str) -> Result<Vec<u8>, String> {
+        let leaf = tree.get(&path(at)).ok_or_else(|| format!("it lacks {at}"))?;
+        self.store.read_blob(&leaf.id, MAX_DOCUMENT).map_err(|error| spelled(&error))
     }
 
     /// What the cache holds under GEN's key: verified, or why it is refused.
@@ -355,4 +389,14 @@ impl Admitted<'_> {
         let sources = Sources { ledger: &ledger.document, objectives: (&objectives.document, values), contents };
         r#gen::execute(input, &sources, host, bundle, judge)
     }
+}
+
+fn document<T: serde::de::DeserializeOwned>(kind: Kind, at: &'static str, text: Result<Vec<u8>, String>) -> Result<T, String> {
+    let sealed = load::<T>(kind, &path(at), &text?);
+    sealed.map(|sealed| sealed.document).map_err(|f| f.into_iter().next().map_or_else(String::new, |f| f.message))
+}
+
+/// What a thread came to; its panic goes on here.
+pub(super) fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

@@ -28,7 +28,7 @@ use crate::document::record::PhaseStatus;
 use crate::document::repair_report::RepairReport;
 use crate::document::run_ledger::{ArtifactHashes, CacheUse, RunLedger};
 use crate::document::selection::Selection;
-use crate::phase::r#gen::{Account, Trace};
+use crate::phase::r#gen::{Account, OUTPUTS_PATH, REPORT_PATH, Trace};
 use crate::phase::{Evidence, Judge, check, eval, flow, path, repair, select, structure};
 use crate::store::Oid;
 use crate::store::pack::Batch;
@@ -76,6 +76,8 @@ pub struct Whole {
     pub evidence: Evidence,
     /// The artifacts, as the last phase left them.
     pub output: Output,
+    /// The artifacts that SELECT did not keep.
+    pub pruned: Vec<RepoPath>,
     /// The final package.
     pub package: Option<FlowManifest>,
     /// SHA-256 of the artifacts.
@@ -179,6 +181,7 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
             chain,
             evidence: account.evidence.clone(),
             output: output.clone(),
+            pruned: Vec::new(),
             package: None,
             hashes: account.artifact_hashes.clone(),
             ledger: account.run_ledger.clone(),
@@ -238,6 +241,13 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
         }
     }
 
+    /// SHA-256 of a document as it is emitted, whether this run emits it or not.
+    fn digest_of(&self, at: &'static str, document: &impl serde::Serialize) -> Digest {
+        let at = path(at);
+        let emitted = self.digests.get(&at).filter(|_| self.whole.evidence.contains_key(&at));
+        emitted.copied().unwrap_or_else(|| Digest::of(&json::emit(document)))
+    }
+
     fn set_hash(&self) -> Digest {
         Digest::of_listing(self.files.values().map(|file| (&file.path, file.sha256)))
     }
@@ -283,7 +293,14 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
             schemas: &self.schemas,
         };
         let config = check::config_hash(self.pipeline(), &self.schemas);
-        let key = self.key(Phase::Check, check::VERSION, check::input_hash(&input, self.set_hash()), config);
+        let handed = check::input_hash(&check::CheckInput {
+            artifacts: self.set_hash(),
+            artifact_hashes: &self.whole.hashes,
+            outputs: self.digest_of(OUTPUTS_PATH, &self.account.outputs),
+            report: self.digest_of(REPORT_PATH, &self.account.report),
+            repairs: self.repairs.iter().map(|repair| Digest::of(&json::emit(repair))).collect(),
+        });
+        let key = self.key(Phase::Check, check::VERSION, handed, config);
         let known = self.means.known.check(self.admitted.store, &key, self.checks);
         let known = known.filter(|report| report.artifact_set_hash == self.set_hash());
         let (status, output) = match known {
@@ -396,7 +413,7 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
         let admitted = self.admitted;
         let declared = self.declared(Phase::Struct);
         let handed = Digest::of_canonical(&serde_json::json!({
-            "artifacts": self.set_hash(), "report": Digest::of(&json::emit(report)),
+            "artifacts": self.set_hash(), "report": self.digest_of(check::REPORT_PATH, report),
         }));
         let config = structure::config_hash(self.pipeline(), &self.schemas);
         let key = self.key(Phase::Struct, structure::VERSION, handed, config);
@@ -464,7 +481,7 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
             return Ok(crate::artifact::select::keep_all(metadata.artifacts.iter().map(|a| (&a.path, a.sha256))));
         }
         let handed = Digest::of_canonical(&serde_json::json!({
-            "metadata": Digest::of(&json::emit(metadata)), "report": Digest::of(&json::emit(report)),
+            "metadata": self.digest_of(structure::METADATA_PATH, metadata), "report": self.digest_of(check::REPORT_PATH, report),
         }));
         let config = select::config_hash(self.pipeline(), admitted.inputs.selection_policies());
         let key = self.key(Phase::Select, select::VERSION, handed, config);
@@ -482,6 +499,8 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
                 (PhaseStatus::Executed, selected.map_err(|findings| stop(Phase::Select, Ended::Failed, findings))?)
             }
         };
+        let pruned = selection.artifacts.iter().filter(|artifact| !artifact.keep);
+        self.whole.pruned = pruned.map(|artifact| artifact.path.clone()).collect();
         let kept = selection.kept().count();
         let summary = format!("{kept} kept, {} pruned", selection.artifacts.len() - kept);
         let evidence = select::emitted(&selection);
@@ -501,7 +520,8 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
         let input = flow::Input { pipeline: self.pipeline(), selection, artifacts: &files, inputs };
         let manifest = flow::run(&input).map_err(|findings| stop(Phase::Flow, Ended::Failed, findings))?;
         let evidence = flow::emitted(&manifest);
-        let key = self.key(Phase::Flow, flow::VERSION, Digest::of(&json::emit(selection)), flow::config_hash(self.pipeline()));
+        let handed = self.digest_of(select::SELECTION_PATH, selection);
+        let key = self.key(Phase::Flow, flow::VERSION, handed, flow::config_hash(self.pipeline()));
         let mut placed = BTreeMap::new();
         for file in &manifest.files {
             if let Some(id) = self.whole.output.ids.get(&file.origin) {

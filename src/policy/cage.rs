@@ -9,6 +9,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::engine;
@@ -81,28 +82,34 @@ impl Cage {
     }
 
     /// Asks the child. `input` is the input document's text; empty where the request has none.
-    pub fn ask(&self, request: &Request, input: &[u8]) -> Result<Answer, CageError> {
+    pub fn ask(&self, request: &Request, input: Vec<u8>) -> Result<Answer, CageError> {
+        self.begin(request, input)?.answer()
+    }
+
+    /// Asks the child, and leaves it to its work: [`Begun::answer`] waits for it.
+    pub fn begin(&self, request: &Request, input: Vec<u8>) -> Result<Begun, CageError> {
         let mut head = crate::document::json::to_value(request).to_string().into_bytes();
         head.push(b'\n');
         let seconds = (CPU_LIMIT_SECONDS + (input.len() >> 20) as u64).min(MAX_CPU_SECONDS);
         let deadline = Instant::now() + Duration::from_secs(seconds * WALL_FACTOR);
         let mut child = self.start(seconds)?;
-        let ended = converse(&mut child, &head, input, (deadline, seconds));
-        // Only a child that is known to be gone is left alone.
-        if ended.is_err() {
-            kill(&mut child);
-        }
-        let Ended { status, said, complaint } = ended?;
-        let complaint = String::from_utf8_lossy(&complaint);
-        match status {
-            status if status.success() && said.len() as u64 > MAX_ANSWER_BYTES => Err(CageError::TooLong),
-            status if status.success() => serde_json::from_slice(&said).map_err(CageError::Garbled),
-            // The runtime's own words; a wrong guess changes the message only.
-            _ if complaint.contains("memory allocation of") || complaint.contains("capacity overflow") => Err(CageError::Memory),
-            _ if complaint.contains("overflowed its stack") => Err(CageError::Stack),
-            status if out_of_processor_time(status) => Err(CageError::Time { seconds }),
-            status => Err(CageError::Crashed(status)),
-        }
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (tell, told) = mpsc::channel();
+        // All at the same time, so that neither side waits for the other's full pipe.
+        std::thread::spawn(move || {
+            if let Some(mut stdin) = stdin {
+                // A child that stops reading has died or answered; what it said is judged, not this.
+                stdin.write_all(&head).and_then(|()| stdin.write_all(&input)).ok();
+            }
+        });
+        let said = std::thread::spawn(move || {
+            let said = drain(stdout, MAX_ANSWER_BYTES + 1);
+            // The receiver is gone only when nobody waits any more.
+            tell.send(()).ok();
+            said
+        });
+        let complaint = std::thread::spawn(move || drain(stderr, MAX_STDERR_BYTES));
+        Ok(Begun { child, told, heard: Some((said, complaint)), until: (deadline, seconds) })
     }
 
     fn start(&self, seconds: u64) -> Result<Child, CageError> {
@@ -125,41 +132,52 @@ impl Cage {
     }
 }
 
-struct Ended {
-    status: ExitStatus,
-    said: Vec<u8>,
-    complaint: Vec<u8>,
+/// A child at its work. Dropped before it has answered, it is killed.
+#[derive(Debug)]
+pub struct Begun {
+    child: Child,
+    /// Says that the child has closed its output.
+    told: mpsc::Receiver<()>,
+    /// What it says and complains; gone once it was waited for.
+    heard: Option<(JoinHandle<Vec<u8>>, JoinHandle<Vec<u8>>)>,
+    /// The end of its time on the wall clock, and the processor time that it has in seconds.
+    until: (Instant, u64),
 }
 
-/// Writes and reads at the same time, so that neither side waits for the other's full pipe.
-fn converse(child: &mut Child, head: &[u8], input: &[u8], until: (Instant, u64)) -> Result<Ended, CageError> {
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    std::thread::scope(|scope| {
-        let (tell, told) = mpsc::channel();
-        let answer = scope.spawn(move || {
-            let said = drain(stdout, MAX_ANSWER_BYTES + 1);
-            // The receiver is gone only when the time is up, and then nobody waits.
-            tell.send(()).ok();
-            said
-        });
-        let complaint = scope.spawn(move || drain(stderr, MAX_STDERR_BYTES));
-        scope.spawn(move || {
-            if let Some(mut stdin) = stdin {
-                // A child that stops reading has died or answered; what it said is judged, not this.
-                stdin.write_all(head).and_then(|()| stdin.write_all(input)).ok();
-            }
-        });
-        let left = until.0.saturating_duration_since(Instant::now());
-        let status = match told.recv_timeout(left) {
-            Err(_) => Err(CageError::Time { seconds: until.1 }),
-            Ok(()) => wait(child, until),
+impl Begun {
+    /// Waits for the answer.
+    pub fn answer(mut self) -> Result<Answer, CageError> {
+        let seconds = self.until.1;
+        let status = match self.told.recv_timeout(self.until.0.saturating_duration_since(Instant::now())) {
+            Err(_) => Err(CageError::Time { seconds }),
+            Ok(()) => wait(&mut self.child, self.until),
         };
+        // Only a child that is known to be gone is left alone.
         if status.is_err() {
-            kill(child);
+            kill(&mut self.child);
         }
-        let (said, complaint) = (answer.join().unwrap_or_default(), complaint.join().unwrap_or_default());
-        Ok(Ended { status: status?, said, complaint })
-    })
+        let (said, complaint) = self.heard.take().map_or_else(Default::default, |(said, complaint)| {
+            (said.join().unwrap_or_default(), complaint.join().unwrap_or_default())
+        });
+        let complaint = String::from_utf8_lossy(&complaint);
+        match status? {
+            status if status.success() && said.len() as u64 > MAX_ANSWER_BYTES => Err(CageError::TooLong),
+            status if status.success() => serde_json::from_slice(&said).map_err(CageError::Garbled),
+            // The runtime's own words; a wrong guess changes the message only.
+            _ if complaint.contains("memory allocation of") || complaint.contains("capacity overflow") => Err(CageError::Memory),
+            _ if complaint.contains("overflowed its stack") => Err(CageError::Stack),
+            status if out_of_processor_time(status) => Err(CageError::Time { seconds }),
+            status => Err(CageError::Crashed(status)),
+        }
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if self.heard.is_some() {
+            kill(&mut self.child);
+        }
+    }
 }
 
 fn drain(source: Option<impl Read>, limit: u64) -> Vec<u8> {

@@ -2,6 +2,10 @@
 //!
 //! Nothing here bounds time or memory; [`super::cage`] does. Only the cage's child and tests come here.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use regex::{Regex, RegexBuilder};
 use regorus::unstable::{Module, Ref};
 use regorus::{Engine, Value};
 
@@ -16,9 +20,17 @@ pub const NAME: &str = "regorus";
 /// The engine's exact version, as `Cargo.toml` pins it; part of every memo key.
 pub const ENGINE_VERSION: &str = "0.14.1";
 
+/// The largest compiled pattern, in bytes: the engine's own limit.
+const PATTERN_BYTES: usize = 100 << 10;
+/// The most compiled patterns that are kept.
+const MAX_PATTERNS: usize = 256;
+
 /// A bundle that the lint has nothing to say against.
 pub struct Loaded {
+    /// The engine as it is.
     pub(super) engine: Engine,
+    /// The same, with compiled patterns kept together with what matching by them needs.
+    quick: Engine,
     pub(super) modules: Vec<Ref<Module>>,
     pub(super) program: Program,
 }
@@ -61,16 +73,20 @@ impl Loaded {
         // What the engine itself finds in preparing rules, such as unsafe variables, is found here and not when reached.
         let prepared = engine.eval_query("true".to_owned(), false);
         match prepared {
-            Ok(_) => Ok(Self { engine, modules, program }),
+            Ok(_) => Ok(Self { quick: quick(&engine), engine, modules, program }),
             Err(error) => Err(vec![located(Code::PolicyInvalid, &error.to_string(), None)]),
         }
     }
 
     /// The value of a rule, or nothing if it is undefined.
     pub fn value(&self, rule: &str, input: &Value) -> Result<Option<Value>, EngineError> {
-        let mut engine = self.engine.clone();
-        engine.set_input(input.clone());
-        value_in(&mut engine, rule)
+        let value = |engine: &Engine| {
+            let mut engine = engine.clone();
+            engine.set_input(input.clone());
+            value_in(&mut engine, rule)
+        };
+        // What goes wrong is told in the engine's own words.
+        value(&self.quick).or_else(|_| value(&self.engine))
     }
 
     /// Whether `path` is a rule of the bundle.
@@ -78,6 +94,35 @@ impl Loaded {
         self.program.rules.contains_key(path)
     }
 }
+
+/// The engine itself keeps compiled patterns too, and copies one for each call, without the automaton that the calls before have built.
+fn quick(engine: &Engine) -> Engine {
+    let mut patterns: HashMap<Arc<str>, Regex> = HashMap::new();
+    let matches = move |arguments: Vec<Value>| {
+        let [Value::String(pattern), Value::String(text)] = arguments.as_slice() else {
+            return Err(NotQuick.into());
+        };
+        if let Some(compiled) = patterns.get(pattern) {
+            return Ok(compiled.is_match(text).into());
+        }
+        let compiled = RegexBuilder::new(pattern).size_limit(PATTERN_BYTES).build()?;
+        if patterns.len() == MAX_PATTERNS {
+            patterns.clear();
+        }
+        let matched = compiled.is_match(text);
+        patterns.insert(pattern.clone(), compiled);
+        Ok(matched.into())
+    };
+    let mut quick = engine.clone();
+    // Refused only where there is one of this name already; then the engine is as quick as it is.
+    quick.add_extension("regex.match".to_owned(), 2, Box::new(matches)).ok();
+    quick
+}
+
+/// Something that the engine's own function is to answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the arguments are not two texts")]
+struct NotQuick;
 
 /// The value of a rule in a prepared engine, or nothing if it is undefined.
 pub(super) fn value_in(engine: &mut Engine, rule: &str) -> Result<Option<Value>, EngineError> {
@@ -95,7 +140,12 @@ pub fn answer(request: Request, input: &str) -> Answer {
     let answered = match request.ask {
         Ask::Lint => Ok(Answer::Clean),
         Ask::Evaluate { query } => match Value::from_json_str(input) {
-            Ok(input) => evaluate(&loaded, &query, &input),
+            Ok(input) => {
+                let answer = evaluate(&loaded, &query, &input);
+                // The process ends here. Giving back a large document first, piece by piece, would be waited for.
+                std::mem::forget(input);
+                answer
+            }
             Err(error) => Err(EngineError::new("reading the input document", error)),
         },
         Ask::ListTests => Ok(Answer::Tests { tests: tests(&loaded) }),

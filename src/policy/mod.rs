@@ -10,7 +10,9 @@ mod explain;
 pub mod lint;
 pub mod tester;
 
+use std::borrow::Cow;
 use std::error::Error;
+use std::fmt::Debug;
 
 use serde_json::{Value, json};
 
@@ -55,7 +57,57 @@ pub struct Question<'a> {
     /// The deciding rule, such as `data.assurance.allow`.
     pub query: &'a str,
     /// The input document.
-    pub input: &'a Value,
+    pub input: &'a dyn Input,
+}
+
+/// What a policy is asked about.
+pub trait Input: Debug {
+    /// Its canonical JSON.
+    fn text(&self) -> Cow<'_, [u8]>;
+
+    /// SHA-256 of that.
+    fn sha256(&self) -> Digest {
+        Digest::of(&self.text())
+    }
+}
+
+impl Input for Value {
+    fn text(&self) -> Cow<'_, [u8]> {
+        json::canonical(self).into()
+    }
+}
+
+/// An input document that was written once for all that is done with it.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    text: Vec<u8>,
+    sha256: Digest,
+}
+
+impl Prepared {
+    /// A document.
+    pub fn new(document: &impl serde::Serialize) -> Self {
+        Self::of(json::canonical_of(document))
+    }
+
+    /// A document by its emitted text. Of what is no document of ours nobody will ask again.
+    pub fn emitted(text: &[u8]) -> Self {
+        Self::of(json::compact(text))
+    }
+
+    fn of(text: Vec<u8>) -> Self {
+        Self { sha256: Digest::of(&text), text }
+    }
+}
+
+impl Input for Prepared {
+    fn text(&self) -> Cow<'_, [u8]> {
+        self.text.as_slice().into()
+    }
+
+    fn sha256(&self) -> Digest {
+        self.sha256
+    }
 }
 
 /// A policy's answer.
@@ -80,7 +132,7 @@ impl Evaluation {
 
 /// The key under which a decision is remembered: a structured key over everything that the decision is a function of.
 pub fn memo_key(question: &Question<'_>) -> Digest {
-    key(question, Digest::of_canonical(question.input))
+    key(question, question.input.sha256())
 }
 
 fn key(question: &Question<'_>, input_hash: Digest) -> Digest {
@@ -133,10 +185,18 @@ fn identity() -> EngineIdentity {
 
 /// Asks the policy, in a cage. Never fails: what goes wrong is an evaluation whose decision is [`Decision::Error`].
 pub fn evaluate(cage: &Cage, question: &Question<'_>) -> Evaluation {
+    let text = question.input.text().into_owned();
+    let input_hash = Digest::of(&text);
+    let answer = begin(cage, question, text).and_then(cage::Begun::answer);
+    evaluated(question, input_hash, answer)
+}
+
+fn begin(cage: &Cage, question: &Question<'_>, text: Vec<u8>) -> Result<cage::Begun, cage::CageError> {
     let request = Request { files: question.bundle.policies().to_vec(), ask: Ask::Evaluate { query: question.query.to_owned() } };
-    let input = json::canonical(question.input);
-    let answer = cage.ask(&request, &input);
-    let input_hash = Digest::of(&input);
+    cage.begin(&request, text)
+}
+
+fn evaluated(question: &Question<'_>, input_hash: Digest, answer: Result<Answer, cage::CageError>) -> Evaluation {
     match answer {
         Ok(Answer::Evaluated { value, explain }) => decided(question, input_hash, value, *explain),
         Ok(Answer::Refused { findings }) => failed(question, input_hash, findings),
@@ -146,6 +206,50 @@ pub fn evaluate(cage: &Cage, question: &Question<'_>) -> Evaluation {
             failed(question, input_hash, vec![Finding::error(Code::PolicyError, message)])
         }
         Err(error) => failed(question, input_hash, vec![refusal(&error)]),
+    }
+}
+
+/// Questions that are being evaluated before their answers are wanted. An answer is given to exactly the question that it was asked for, by
+/// its key; what is not wanted after all is forgotten, and its cage with it.
+#[derive(Debug, Default)]
+pub struct Ahead {
+    begun: Vec<(Digest, Result<cage::Begun, cage::CageError>)>,
+}
+
+impl Ahead {
+    /// So many questions are evaluated at a time; more are left until they are asked.
+    const MOST: usize = 2;
+
+    /// Begins to evaluate a question. Whether that is going on.
+    pub fn begin(&mut self, cage: &Cage, question: &Question<'_>) -> bool {
+        let text = question.input.text();
+        let key = key(question, Digest::of(&text));
+        if !self.is_begun(&key) {
+            if self.begun.len() == Self::MOST {
+                return false;
+            }
+            self.begun.push((key, begin(cage, question, text.into_owned())));
+        }
+        true
+    }
+
+    /// Whether the question of this key is being evaluated.
+    pub fn is_begun(&self, key: &Digest) -> bool {
+        self.begun.iter().any(|(begun, _)| begun == key)
+    }
+
+    /// The same as [`evaluate`], by what was begun where it is this question.
+    pub fn evaluate(&mut self, cage: &Cage, question: &Question<'_>) -> Evaluation {
+        let input_hash = question.input.sha256();
+        let key = key(question, input_hash);
+        match self.begun.iter().position(|(begun, _)| *begun == key) {
+            Some(at) => evaluated(question, input_hash, self.begun.remove(at).1.and_then(cage::Begun::answer)),
+            None => {
+                // What was begun for nothing does not slow down what is wanted.
+                self.begun.clear();
+                evaluate(cage, question)
+            }
+        }
     }
 }
 
@@ -230,7 +334,7 @@ pub fn recall(question: &Question<'_>, decision_bytes: &[u8], explain_bytes: &[u
     };
     // What would be written for this value and explanation today must be, byte for byte, what is remembered:
     // so every hash in it, and its decision, is the right one.
-    let evaluation = decided(question, Digest::of_canonical(question.input), value, explain_json);
+    let evaluation = decided(question, question.input.sha256(), value, explain_json);
     let allowed = evaluation.decision == Decision::Allow;
     let explained = evaluation.explain_json.allow == allowed && evaluation.findings.is_empty() == allowed;
     let same = json::emit(&evaluation.decision_json) == decision_bytes && json::emit(&evaluation.explain_json) == explain_bytes;
@@ -302,7 +406,7 @@ fn finding_of(error: &EvaluationError) -> Finding {
 /// What the lint has to say about a bundle, tests included; empty where it may be used. Every evaluation asks the same first.
 pub fn check(cage: &Cage, bundle: &Bundle) -> Vec<Finding> {
     let files = bundle.policies().iter().chain(bundle.tests()).cloned().collect();
-    match cage.ask(&Request { files, ask: Ask::Lint }, b"") {
+    match cage.ask(&Request { files, ask: Ask::Lint }, Vec::new()) {
         Ok(Answer::Clean) => Vec::new(),
         Ok(Answer::Refused { findings }) => findings,
         Ok(_) => vec![Finding::error(Code::PolicyError, "the policy cage gave another answer than was asked for")],

@@ -48,7 +48,7 @@ impl TestResult {
 pub fn run(cage: &Cage, bundle: &Bundle) -> Result<Vec<TestResult>, Vec<Finding>> {
     let ask = |ask: Ask| {
         let files = bundle.policies().iter().chain(bundle.tests()).cloned().collect();
-        cage.ask(&Request { files, ask }, b"")
+        cage.ask(&Request { files, ask }, Vec::new())
     };
     let tests = match ask(Ask::ListTests) {
         Ok(Answer::Tests { tests }) => tests,

@@ -271,6 +271,11 @@ impl<'s> Batch<'s> {
         self.object(Kind::Blob, bytes)
     }
 
+    /// Adds a blob that its owner keeps.
+    pub fn blob_of(&mut self, bytes: &[u8]) -> Result<Oid, WriteError> {
+        if self.dry { self.lookup.name(Kind::Blob, bytes) } else { self.blob(bytes.to_vec()) }
+    }
+
     /// Adds blobs on all cores; ids and SHA-256 digests in the order given.
     pub fn blobs_parallel(&mut self, blobs: Vec<Vec<u8>>) -> Result<Vec<(Oid, Digest)>, WriteError> {
         let blobs: Vec<_> = blobs.into_iter().map(Mutex::new).collect();

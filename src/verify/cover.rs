@@ -1,30 +1,26 @@
 //! The rule for single artifacts, for a state that has no run: a merge, a cherry-pick or a revert of admitted work.
 //!
 //! An artifact is covered by an admitted run that produced exactly this blob at this path, under the same policies, by an executor that
-//! the tree accepts, from the same bytes of its own authorities, the same template and the same objectives. Which inputs an artifact
-//! depends on beyond these nobody knows, so every file that the `inputs` patterns match must have been seen, as it is now, by one of the
-//! runs that cover something. What the tree asks of artifacts by themselves, their schemas and their form, is asked again where their run was asked
-//! something else.
+//! the tree accepts, from the same bytes of its own authorities, the same template and the same objectives. What else it may depend on is asked
+//! of all covering runs together (`shared`). And the state must be one that would be admitted with these artifacts, by every phase after GEN.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-
-use serde_json::Value;
 
 use super::evidence::Run;
 use super::search::Found;
-use super::state::{Derived, Subject, absent, denied};
-use super::weakened::MAX_ARTIFACT;
+use super::shared::same_scripts;
+use super::state::{Derived, Subject, absent, denied, denied_at_eval};
 use super::{Covered, TreeVerdict, Verifier, VerifyError};
-use crate::artifact::Artifacts;
-use crate::artifact::check::enforce;
 use crate::document::digest::Digest;
+use crate::document::executor::GenExecutor;
 use crate::document::finding::{Code, Finding, Severity, refuses};
 use crate::document::json;
 use crate::document::path::{RepoPath, printable};
-use crate::gate::paths::EXECUTOR_CONFIG_PATH;
+use crate::document::phase::Phase;
+use crate::gate::paths::{EXECUTOR_CONFIG_PATH, EXECUTORS_FOLDER};
 use crate::pipeline::inputs::Inputs;
-use crate::store::{Oid, Store};
+use crate::pipeline::rederive::{Forgetful, Gates, Output, admits};
+use crate::store::Oid;
 
 /// Why a run that produced a blob does not cover it any more.
 pub(super) struct Stale {
@@ -49,7 +45,6 @@ impl Verifier<'_> {
             .iter()
             .map(|(path, id)| (path.clone(), *id))
             .partition(|(path, _)| subject.paths.declared().contains(path));
-        wrong.extend(others.keys().map(|path| subject.undeclared(path)));
         let (found, cut) = self.search(subject, &declared)?;
         wrong.extend(cut);
         for (path, found) in found {
@@ -72,23 +67,30 @@ impl Verifier<'_> {
                 }
             }
         }
-        let mut pruned = BTreeSet::new();
-        let mut seen: BTreeSet<(RepoPath, Digest)> = BTreeSet::new();
+        let (mut pruned, mut packaged) = (BTreeSet::new(), BTreeSet::new());
         let mut executor = None;
         for run in covering.values() {
             if let Ok(derived) = &*self.derive(run)? {
                 pruned.extend(derived.held.pruned.iter().cloned());
-                seen.extend(derived.inputs.files.iter().map(|(path, file)| (path.clone(), file.sha256)));
+                packaged.extend(derived.held.package.iter().map(|(path, id)| (path.clone(), *id)));
                 executor.get_or_insert_with(|| derived.inputs.executor.clone());
             }
         }
+        // What a run laid out as its package was made by it, too; whether this state has the same one is seen below.
+        wrong.extend(
+            others
+                .iter()
+                .filter(|(path, id)| !packaged.contains(&((*path).clone(), **id)))
+                .map(|(path, _)| subject.undeclared(path)),
+        );
         wrong.extend(subject.missing().filter(|path| !pruned.contains(*path)).map(absent));
+        let mut runs: Vec<Run> = covering.into_values().collect();
         // What a run has seen that does not count yet is not out of date.
-        if !covering.is_empty() && !doubted {
-            wrong.extend(unseen(subject.inputs, &seen));
+        if !runs.is_empty() && !doubted {
+            wrong.extend(self.unseen(subject, &verdict.covered, &mut runs)?);
         }
         // A state that the gates refuse is refused, whoever produced its files.
-        let gates = self.gates_of(subject.tree, executor.unwrap_or_else(|| subject.executor()))?;
+        let (inputs, gates) = self.gates_of(subject.tree, executor.unwrap_or_else(|| subject.executor()))?;
         let state_key = subject.inputs.state_key();
         if gates.admission.is_none() {
             wrong.insert(0, denied(&gates.findings));
@@ -102,44 +104,77 @@ impl Verifier<'_> {
             let finding = Finding::error(Code::EvidenceMissing, message).at(format!("refs/cbia/runs/{state_key}"));
             wrong.insert(0, finding.hint(hint));
         }
-        if wrong.is_empty() {
-            wrong.extend(self.unchecked(subject, &covering, &verdict.covered)?);
+        verdict.rests_on.extend(runs);
+        if wrong.is_empty() && !verdict.covered.is_empty() {
+            wrong.extend(self.unadmitted(subject, &inputs, &gates, verdict, &others)?);
         }
         let stands = wrong.is_empty();
         // Runs of this state that do not hold are what is wrong, unless nothing is.
         let severity = if stands { Severity::Warning } else { Severity::Error };
         findings.extend(refused.into_iter().map(|finding| Finding { severity, ..finding }));
         findings.extend(wrong);
-        verdict.rests_on.extend(covering.into_values());
         Ok(())
     }
 
-    /// What is wrong with artifacts that were checked by something else than what the tree asks of them: its schemas, and the form that it gives them.
-    fn unchecked(
+    /// What the phases after GEN have against the state with the artifacts that are covered, as if they had been generated for it: CHECK, STRUCT,
+    /// SELECT, FLOW, and EVAL's question to the policy.
+    fn unadmitted(
         &mut self,
         subject: &Subject<'_>,
-        covering: &BTreeMap<Oid, Run>,
-        covered: &[Covered],
+        inputs: &Inputs,
+        gates: &Gates,
+        verdict: &TreeVerdict,
+        others: &BTreeMap<RepoPath, Oid>,
     ) -> Result<Vec<Finding>, VerifyError> {
-        let Ok(pipeline) = &subject.inputs.pipeline else { return Ok(Vec::new()) };
-        let asked = asked(subject.inputs);
-        let mut otherwise: BTreeSet<Oid> = BTreeSet::new();
-        for (tip, run) in covering {
-            if !matches!(&*self.derive(run)?, Ok(derived) if self::asked(&derived.inputs) == asked) {
-                otherwise.insert(*tip);
+        let Some((_, output)) = self.made(verdict)? else { return Ok(Vec::new()) };
+        let bytes = output.files.iter().fold(0_u64, |sum, file| sum.saturating_add(file.bytes));
+        if let Err(finding) = self.budgets.decisions.spend().and_then(|()| self.budgets.bytes.spend_many(bytes)) {
+            return Ok(vec![finding]);
+        }
+        let mut judge = Forgetful::new(self.means.cage);
+        Ok(match admits(self.store, inputs, gates, &output, &mut judge)? {
+            Ok(package) => {
+                let laid_out = |(path, id): &(&RepoPath, &Oid)| package.get(*path) == Some(*id);
+                others.iter().filter(|other| !laid_out(other)).map(|(path, _)| subject.undeclared(path)).collect()
             }
+            Err((Phase::Eval, findings)) => vec![denied_at_eval(&findings)],
+            Err((_, findings)) => {
+                let refused = findings.into_iter().filter(|finding| refuses(std::slice::from_ref(finding)));
+                let hint = "it was checked by other rules when it was made: git cbia run, and commit what it writes";
+                refused.map(|finding| finding.hint(hint)).collect()
+            }
+        })
+    }
+
+    /// The artifacts that a tree in order has, those that were pruned among them, as the runs made them that it rests on, and an executor of these.
+    pub(super) fn made(&mut self, verdict: &TreeVerdict) -> Result<Option<(GenExecutor, Output)>, VerifyError> {
+        let mut derived = BTreeMap::new();
+        for run in verdict.run.iter().chain(&verdict.rests_on) {
+            derived.insert(run.tip, self.derive_content(run)?);
         }
-        let ids = covered.iter().filter(|covered| otherwise.contains(&covered.run));
-        let ids: BTreeMap<RepoPath, Oid> =
-            ids.filter_map(|covered| Some((covered.path.clone(), *subject.files.get(&covered.path)?))).collect();
-        if ids.is_empty() {
-            return Ok(Vec::new());
+        let of = |tip: &Oid| derived.get(tip).and_then(|derived| derived.as_ref().as_ref().ok());
+        if let Some(run) = &verdict.run {
+            return Ok(of(&run.tip).map(|derived| (derived.inputs.executor.clone(), derived.held.output.clone())));
         }
-        let schemas = subject.inputs.schemas(self.store)?;
-        let findings = enforce(&Lying { store: self.store, ids: &ids }, &pipeline.document, &schemas);
-        let refused = findings.into_iter().filter(|finding| refuses(std::slice::from_ref(finding)));
-        let hint = "it was checked by other rules when it was made: git cbia run, and commit what it writes";
-        Ok(refused.map(|finding| finding.hint(hint)).collect())
+        let Some(first) = verdict.covered.first().and_then(|covered| of(&covered.run)) else { return Ok(None) };
+        let mut output = Output { files: Vec::new(), ids: BTreeMap::new(), tools: first.held.output.tools.clone() };
+        let mut take = |path: &RepoPath, derived: &Derived| {
+            let file = derived.held.output.files.binary_search_by(|file| file.path.cmp(path));
+            let file = file.ok().and_then(|at| derived.held.output.files.get(at));
+            if let (Some(file), Some(id), false) = (file, derived.held.output.ids.get(path), output.ids.contains_key(path)) {
+                output.files.push(file.clone());
+                output.ids.insert(path.clone(), *id);
+            }
+        };
+        for covered in &verdict.covered {
+            of(&covered.run).into_iter().for_each(|derived| take(&covered.path, derived));
+        }
+        let covering: BTreeSet<Oid> = verdict.covered.iter().map(|covered| covered.run).collect();
+        for derived in covering.iter().filter_map(of) {
+            derived.held.pruned.iter().for_each(|path| take(path, derived));
+        }
+        output.files.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(Some((first.inputs.executor.clone(), output)))
     }
 
     /// What a run that is known made of this file, if it is out of date now.
@@ -151,30 +186,6 @@ impl Verifier<'_> {
             Some(Found::Covered(_) | Found::Doubted(_) | Found::Unknown) | None => None,
         })
     }
-}
-
-/// Artifacts as they lie in a tree, read one at a time.
-struct Lying<'a> {
-    store: &'a Store,
-    ids: &'a BTreeMap<RepoPath, Oid>,
-}
-
-impl Artifacts for Lying<'_> {
-    fn paths(&self) -> Box<dyn Iterator<Item = &RepoPath> + '_> {
-        Box::new(self.ids.keys())
-    }
-
-    fn bytes(&self, path: &RepoPath) -> Option<Cow<'_, [u8]>> {
-        self.store.read_blob(self.ids.get(path)?, MAX_ARTIFACT).ok().map(Cow::Owned)
-    }
-}
-
-/// What a state asks of artifacts by themselves: the rules of CHECK and STRUCT, and the schemas that these name.
-fn asked(inputs: &Inputs) -> Option<(Value, Vec<Option<Digest>>)> {
-    let pipeline = &inputs.pipeline.as_ref().ok()?.document;
-    let rules = pipeline.check.iter().flat_map(|check| &check.schemas);
-    let schemas = rules.map(|rule| inputs.files.get(&rule.schema).map(|file| file.sha256)).collect();
-    Some((json::to_value(&(&pipeline.check, &pipeline.r#struct)), schemas))
 }
 
 fn told(path: &RepoPath, run: &Run, stale: Stale) -> Finding {
@@ -189,9 +200,13 @@ pub(super) fn why_stale(subject: &Subject<'_>, path: &RepoPath, derived: &Derive
     let (Some(a), Some(b)) = (Basis::of(now, path), Basis::of(then, path)) else {
         return stale(Code::GenStaleInput, "one of the two states does not declare it".to_owned());
     };
-    for (id, sha256) in &a.authorities {
-        if b.authorities.get(id) != Some(sha256) {
+    for (id, now) in &a.authorities {
+        let then = b.authorities.get(id);
+        if then.map(|then| then.sha256) != Some(now.sha256) {
             return stale(Code::GenStaleAuthority, format!("its authority {id} has other bytes now"));
+        }
+        if then != Some(now) {
+            return stale(Code::GenStaleAuthority, format!("its authority {id} has another title or place now"));
         }
     }
     if a.authorities != b.authorities {
@@ -202,6 +217,9 @@ pub(super) fn why_stale(subject: &Subject<'_>, path: &RepoPath, derived: &Derive
     }
     if !subject.accepts(&then.executor) {
         return stale(Code::GenStaleExecutor, format!("the executor is another now ({EXECUTOR_CONFIG_PATH})"));
+    }
+    if !same_scripts(now, then) {
+        return stale(Code::GenStaleExecutor, format!("what lies in {EXECUTORS_FOLDER} is something else now"));
     }
     if a.template != b.template {
         return stale(Code::GenStaleInput, "its template is another now".to_owned());
@@ -214,13 +232,21 @@ pub(super) fn why_stale(subject: &Subject<'_>, path: &RepoPath, derived: &Derive
 
 /// What an artifact is known to rest on.
 pub(super) struct Basis {
-    /// SHA-256 by authority.
-    authorities: BTreeMap<String, Option<Digest>>,
+    /// By authority.
+    authorities: BTreeMap<String, Source>,
     template: Option<(RepoPath, Option<Digest>)>,
     /// The objectives as they stand, canonical.
     objectives: Vec<Vec<u8>>,
     /// The files among them.
     pub(super) files: BTreeSet<RepoPath>,
+}
+
+/// What a generator is told of an authority.
+#[derive(PartialEq, Eq)]
+struct Source {
+    sha256: Option<Digest>,
+    title: Option<String>,
+    file: Option<RepoPath>,
 }
 
 impl Basis {
@@ -240,22 +266,10 @@ impl Basis {
             let authority = &objective.source.authority_id;
             let entry = ledger.document.authority_set.iter().find(|entry| entry.authority_id == *authority)?;
             let file = entry.file();
-            basis.authorities.insert(authority.clone(), file.as_ref().and_then(hash));
+            let source = Source { sha256: file.as_ref().and_then(hash), title: entry.title.clone(), file: file.clone() };
+            basis.authorities.insert(authority.clone(), source);
             basis.files.extend(file);
         }
         Some(basis)
     }
-}
-
-/// The inputs that no covering run has seen as they are.
-fn unseen(inputs: &Inputs, seen: &BTreeSet<(RepoPath, Digest)>) -> Vec<Finding> {
-    let Ok(pipeline) = &inputs.pipeline else { return Vec::new() };
-    let Ok(globs) = crate::document::glob::Globs::new(&pipeline.document.inputs) else { return Vec::new() };
-    let changed =
-        inputs.files.iter().filter(|(path, file)| globs.matches(path) && !seen.contains(&((*path).clone(), file.sha256)));
-    let finding = |path: &RepoPath| {
-        let message = format!("{path} is an input of generation, and no run that is known has seen it as it is");
-        Finding::error(Code::GenStaleInput, message).at(path).hint("git cbia run, and commit what it writes")
-    };
-    changed.map(|(path, _)| finding(path)).collect()
 }

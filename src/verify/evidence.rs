@@ -60,6 +60,15 @@ fn attested_keys(name: &str) -> Option<&str> {
     folder.ends_with("/attestations").then(|| &before[rest.len() - state_key.len()..])
 }
 
+/// The namespace that a ref lies in, here or as it was fetched from a remote: whose evidence that is, is not told by anything else.
+fn namespace(name: &str) -> Option<&str> {
+    if let Some(rest) = name.strip_prefix(NAMESPACES) {
+        return Some(rest.split('/').next().unwrap_or_default());
+    }
+    let mut parts = name.strip_prefix(REMOTES)?.split('/').skip(1).skip_while(|part| *part != "ns");
+    parts.next().and_then(|_| parts.next())
+}
+
 /// Whether a ref of a push lies below `folder` of `refs/cbia/`, or at the same place of a namespace.
 fn is_shared(name: &str, folder: &str) -> bool {
     let inside = name.strip_prefix(NAMESPACES).and_then(|rest| rest.split_once('/')).map(|(_, rest)| rest);
@@ -104,9 +113,9 @@ impl<'a> Evidence<'a> {
         changed
     }
 
-    /// Whether a ref of a push counts: everybody's, and those of the namespaces.
+    /// Whether a ref of a push or of a remote counts: everybody's, and those of the namespaces.
     fn counts(&self, name: &str) -> bool {
-        !name.starts_with(NAMESPACES) || self.spaces.iter().any(|space| name.starts_with(space.as_str()))
+        namespace(name).is_none_or(|space| self.spaces.iter().any(|counting| *counting == format!("{NAMESPACES}{space}/")))
     }
 
     /// The refs below `folder` of `refs/cbia/` that are in the namespaces.
@@ -134,7 +143,8 @@ impl<'a> Evidence<'a> {
             }
             drop(self.remote_attestations.set(remote));
         }
-        found.extend(self.remote_attestations.get().and_then(|remote| remote.get(&keys)).cloned().unwrap_or_default());
+        let remote = self.remote_attestations.get().and_then(|remote| remote.get(&keys)).into_iter().flatten();
+        found.extend(remote.filter(|(name, _)| self.counts(name.as_str())).cloned());
         Ok(found)
     }
 
@@ -145,13 +155,15 @@ impl<'a> Evidence<'a> {
         let own = self.store.refs_under(&format!("{RUNS}{state_key}/"))?.into_iter();
         let own = own.chain(self.in_spaces(&format!("runs/{state_key}/"))?);
         found.extend(own.filter_map(|(name, tip)| Run::named(name.as_str(), tip)));
-        found.extend(self.remotes()?.get(state_key).cloned().unwrap_or_default());
+        let remote = self.remotes()?.get(state_key).into_iter().flatten();
+        found.extend(remote.filter(|run| self.counts(&run.name)).cloned());
         Ok(each_once(found))
     }
 
     /// A run that claims to be of this state, and is in a namespace that does not count now.
     pub(super) fn elsewhere(&self, state_key: &Digest) -> Result<Option<String>, VerifyError> {
-        let pushed = self.pushed.get(state_key).into_iter().flatten().map(|run| run.name.clone());
+        let fetched = self.remotes()?.get(state_key).into_iter().flatten();
+        let pushed = self.pushed.get(state_key).into_iter().flatten().chain(fetched).map(|run| run.name.clone());
         let own = self.store.refs_under(NAMESPACES)?.into_iter().map(|(name, tip)| (name.as_str().to_owned(), tip));
         let own = own.filter_map(|(name, tip)| Run::named(&name, tip)).filter(|run| run.state_key == *state_key);
         Ok(pushed.chain(own.map(|run| run.name)).find(|name| !self.counts(name)))
@@ -162,7 +174,7 @@ impl<'a> Evidence<'a> {
         let mut found: Vec<Run> = self.pushed.values().flatten().filter(|run| self.counts(&run.name)).cloned().collect();
         let own = self.store.refs_under(RUNS)?.into_iter().chain(self.in_spaces("runs/")?);
         found.extend(own.filter_map(|(name, tip)| Run::named(name.as_str(), tip)));
-        found.extend(self.remotes()?.values().flatten().cloned());
+        found.extend(self.remotes()?.values().flatten().filter(|run| self.counts(&run.name)).cloned());
         let mut found = each_once(found);
         found.truncate(limit);
         Ok(found)
@@ -203,6 +215,21 @@ mod tests {
             ("x", None),
         ] {
             assert_eq!(attested_keys(name), wanted, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_is_one_wherever_it_was_fetched_from() {
+        for (name, wanted) in [
+            ("refs/cbia/runs/a/b", None),
+            ("refs/cbia/ns/pulls/runs/a/b", Some("pulls")),
+            ("refs/cbia/remotes/origin/runs/a/b", None),
+            ("refs/cbia/remotes/ns/runs/a/b", None),
+            ("refs/cbia/remotes/origin/ns/pulls/runs/a/b", Some("pulls")),
+            ("refs/cbia/remotes/origin/ns/pulls/attestations/a/b/c", Some("pulls")),
+            ("refs/cbia/remotes/a/b/ns/pulls/runs/a/b", Some("pulls")),
+        ] {
+            assert_eq!(namespace(name), wanted, "{name}");
         }
     }
 

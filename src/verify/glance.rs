@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use super::evidence::Run;
 use super::paths::{MAX_DOCUMENT, blob_at, document, is_at_or_below};
-use super::state::{is_configured, parts};
+use super::state::{config_of, is_configured, parts};
 use super::{TreeVerdict, Verifier, VerifyError};
 use crate::document::authority_ledger::AuthorityLedger;
 use crate::document::executor::ExecutorConfig;
@@ -55,13 +55,19 @@ impl Verifier<'_> {
             self.unchanged.insert((tree, before));
             return Ok(Some(TreeVerdict::default()));
         }
-        if self.means.own_work || self.believes_words() { self.by_word(tree, &named, &generated) } else { Ok(None) }
+        if self.means.own_work || self.believes_words() { self.by_word(tree, before, &named, &generated) } else { Ok(None) }
     }
 
     /// The verdict of a tree whose run is believed without deriving it: this clone worked it out itself, or enough signers attested it, where
     /// that counts. The run's commit names every byte of it, so that nothing is left to see but that the tree has its state, its executor,
     /// and its files.
-    fn by_word(&mut self, tree: Oid, named: &Named, generated: &Generated<'_>) -> Result<Option<TreeVerdict>, VerifyError> {
+    fn by_word(
+        &mut self,
+        tree: Oid,
+        before: Option<Oid>,
+        named: &Named,
+        generated: &Generated<'_>,
+    ) -> Result<Option<TreeVerdict>, VerifyError> {
         let Some(exact) = named.exact.iter().map(|path| path.parse().ok()).collect::<Option<Vec<RepoPath>>>() else {
             return Ok(None);
         };
@@ -69,8 +75,8 @@ impl Verifier<'_> {
         for run in self.evidence.of_state(&state_key)? {
             let worked_out = self.means.own_work && self.store.worked_out_here(&run.tip, &run.state_key, &run.executor_key);
             let believed = match worked_out {
-                true => self.is_of(tree, &run, generated) && self.doubts(&run)?.is_empty(),
-                false => self.is_vouched_for(&run, |here| here.is_finished(&run) && here.is_of(tree, &run, generated))?,
+                true => self.is_of(tree, before, &run, generated) && self.doubts(&run)?.is_empty(),
+                false => self.is_vouched_for(&run, |here| here.is_finished(&run) && here.is_of(tree, before, &run, generated))?,
             };
             if believed {
                 let rests_on = vec![run.clone()];
@@ -87,15 +93,17 @@ impl Verifier<'_> {
     }
 
     /// Whether a tree has the executor and the files of a run of its state.
-    fn is_of(&self, tree: Oid, run: &Run, generated: &Generated<'_>) -> bool {
-        self.is_asked_for(tree, run) && self.has_files_of(tree, run, generated)
+    fn is_of(&self, tree: Oid, before: Option<Oid>, run: &Run, generated: &Generated<'_>) -> bool {
+        self.is_asked_for(tree, before, run) && self.has_files_of(tree, run, generated)
     }
 
     /// Whether the tree configures the executor of the run. The executor's scripts are part of the state.
-    fn is_asked_for(&self, tree: Oid, run: &Run) -> bool {
+    fn is_asked_for(&self, tree: Oid, before: Option<Oid>, run: &Run) -> bool {
         let config = document::<ExecutorConfig>(self.store, tree, Kind::ExecutorConfig, EXECUTOR_CONFIG_PATH);
         let (Ok(config), Ok((executor, _))) = (config, parts(self.store, run)) else { return false };
-        executor.key() == run.executor_key && is_configured(config.as_ref().map(|config| &config.document), &executor)
+        let withdrawn = if config.is_none() { config_of(self.store, before) } else { None };
+        let config = config.as_ref().map(|config| &config.document);
+        executor.key() == run.executor_key && is_configured(config, withdrawn.as_ref(), &executor)
     }
 
     /// Whether exactly the run's files lie at the generated paths.

@@ -11,6 +11,7 @@
 //! - `glance`: what shows without deriving anything.
 //! - `hints`: how what lies at a generated path is mended.
 //! - `search`: what the known runs have to say about single files.
+//! - `shared`: the files that nobody can assign to single artifacts.
 //! - `cover`: the rule for single artifacts, where a state has no run.
 //! - `limits`: how much is done for one push.
 //! - `namespaces`: whose corner of a repository counts for which refs.
@@ -29,6 +30,7 @@ mod namespaces;
 mod paths;
 pub mod refs;
 mod search;
+mod shared;
 pub mod state;
 mod trust;
 pub mod update;
@@ -151,8 +153,8 @@ pub struct Verifier<'a> {
     derived: HashMap<(Oid, Digest, Digest), Rc<Result<state::Derived, Finding>>>,
     /// Whose word counts for runs.
     signers: trust::Signers,
-    /// Trees that were found in order, by themselves and the tree before them.
-    verdicts: HashMap<(Oid, Option<Oid>), Rc<TreeVerdict>>,
+    /// What trees came to, by themselves, the tree before them, and whether that vouched.
+    verdicts: HashMap<(Oid, Option<Oid>, bool), Rc<TreeVerdict>>,
     /// Blobs that were seen to have a SHA-256.
     hashed: HashSet<(Oid, Digest)>,
     /// Trees, with those before them, that differ in nothing that decides about generated files.

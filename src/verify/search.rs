@@ -108,7 +108,7 @@ impl Verifier<'_> {
                 }
                 let derived = self.derive_content(&seen.run)?;
                 let Ok(derived) = &*derived else { break };
-                if derived.held.artifacts.get(path) != Some(&id) {
+                if derived.held.output.ids.get(path) != Some(&id) {
                     continue;
                 }
                 match why_stale(subject, path, derived) {
@@ -145,7 +145,7 @@ impl Verifier<'_> {
                 explained.insert(&run.name);
                 let derived = self.derive_content(run)?;
                 let Ok(derived) = &*derived else { continue };
-                if derived.held.artifacts.get(*path) != Some(id) {
+                if derived.held.output.ids.get(*path) != Some(id) {
                     continue;
                 }
                 match why_stale(subject, path, derived) {
@@ -220,7 +220,7 @@ fn policy_hash(store: &Store, seen: &Seen) -> Option<Digest> {
 }
 
 /// Whether a run saw the same bytes at a path as the commit has there.
-fn is_same(store: &Store, run: Oid, commit: Oid, path: &RepoPath) -> bool {
+pub(super) fn is_same(store: &Store, run: Oid, commit: Oid, path: &RepoPath) -> bool {
     let at = |tree: &Oid, path: &RepoPath| store.lookup(tree, path).ok().flatten();
     let snapshot: Result<RepoPath, _> = format!("{SNAPSHOT_FOLDER}/{path}").parse();
     snapshot.is_ok_and(|snapshot| at(&run, &snapshot) == at(&commit, path))

@@ -39,13 +39,15 @@ pub(super) struct Subject<'t> {
     pub paths: &'t GenPaths,
     /// The executor that the tree configures.
     pub config: Option<ExecutorConfig>,
+    /// The one that the tree before it configured, where it configures none.
+    pub withdrawn: Option<ExecutorConfig>,
 }
 
 impl Verifier<'_> {
     /// Whether what lies at the generated paths of `tree` came out of an admitted run. `before` is the tree before it: what it declares
     /// counts too, and where nothing that matters differs from it, it vouches for `tree` if `trusted`.
     pub fn tree(&mut self, tree: Oid, before: Option<Oid>, trusted: bool) -> Result<Rc<TreeVerdict>, VerifyError> {
-        let key = (tree, before);
+        let key = (tree, before, trusted);
         if let Some(verdict) = self.verdicts.get(&key) {
             return Ok(verdict.clone());
         }
@@ -98,8 +100,9 @@ impl Verifier<'_> {
             Err(error) => return Err(vec![unreadable("the state of the commit cannot be read", &error)]),
         };
         let config = config.map(|sealed| sealed.document);
+        let withdrawn = if config.is_none() { config_of(self.store, before) } else { None };
         let odd = findings.iter().filter_map(|finding| finding.path.clone()).collect();
-        let subject = Subject { tree, inputs: &inputs, files: &files, odd, paths: &paths, config };
+        let subject = Subject { tree, inputs: &inputs, files: &files, odd, paths: &paths, config, withdrawn };
         Ok(self.judge_state(&subject, findings))
     }
 
@@ -158,7 +161,8 @@ impl Verifier<'_> {
     fn against(&mut self, subject: &Subject<'_>, run: &Run, held: &Held) -> Result<(Vec<Finding>, Vec<Covered>), VerifyError> {
         let (mut findings, mut covered) = (Vec::new(), Vec::new());
         for (path, id) in subject.files {
-            match held.artifacts.get(path) {
+            // What a run laid out as its package was made by it, too, wherever that lies.
+            match held.output.ids.get(path).or_else(|| held.package.get(path)) {
                 Some(made) if made == id => {
                     covered.push(Covered { path: path.clone(), run: run.tip, own: true });
                 }
@@ -246,18 +250,16 @@ impl Verifier<'_> {
             Ok(held) => held,
             Err(finding) => return Ok(Err(diagnose::why(run, finding))),
         };
-        for (path, id) in &held.artifacts {
-            if let Some(sha256) = held.hashes.get(path) {
-                self.hashed.insert((*id, *sha256));
-            }
-        }
+        let files = held.output.files.iter();
+        self.hashed.extend(files.filter_map(|file| Some((*held.output.ids.get(&file.path)?, file.sha256))));
         Ok(Ok(Derived { inputs, gates, held }))
     }
 
     /// What the gates say of a tree whose state has no run, by the executor that it configures, as far as that can be told here.
-    pub(super) fn gates_of(&self, tree: Oid, executor: GenExecutor) -> Result<Gates, VerifyError> {
+    pub(super) fn gates_of(&self, tree: Oid, executor: GenExecutor) -> Result<(Inputs, Gates), VerifyError> {
         let inputs = inputs::take(self.store, From::Tree(tree), &ExecutorSource::Resolved(Box::new(executor)))?;
-        Ok(gates(&inputs, &mut Forgetful::new(self.means.cage)))
+        let gates = gates(&inputs, &mut Forgetful::new(self.means.cage));
+        Ok((inputs, gates))
     }
 }
 
@@ -265,7 +267,7 @@ impl Subject<'_> {
     /// Whether a run by this executor may stand for the tree: the one that it configures, with the programs that it holds, where it
     /// configures one.
     pub fn accepts(&self, executor: &GenExecutor) -> bool {
-        let configured = is_configured(self.config.as_ref(), executor);
+        let configured = is_configured(self.config.as_ref(), self.withdrawn.as_ref(), executor);
         // The repository's own scripts are those of this tree; programs of a machine are what the capsule says they were there.
         let words = executor.config.iter().flat_map(|config| config.command.iter().flatten());
         let seen = |word: &String| {
@@ -281,15 +283,7 @@ impl Subject<'_> {
 
     /// The executor that the tree configures, as far as that can be told without the machine it ran on.
     pub fn executor(&self) -> GenExecutor {
-        match &self.config {
-            None => resolve::builtin(),
-            Some(config) => GenExecutor {
-                kind: config.kind,
-                version: config.version.clone(),
-                config: Some(config.clone()),
-                ..resolve::builtin()
-            },
-        }
+        configured(self.config.as_ref())
     }
 
     /// The declared artifacts that are not there; what stands in their place was told already.
@@ -309,19 +303,34 @@ impl Subject<'_> {
     }
 }
 
+/// The executor that a tree with this configuration asks for, without the programs of the machine it ran on.
+pub(super) fn configured(config: Option<&ExecutorConfig>) -> GenExecutor {
+    match config {
+        None => resolve::builtin(),
+        Some(config) => {
+            GenExecutor { kind: config.kind, version: config.version.clone(), config: Some(config.clone()), ..resolve::builtin() }
+        }
+    }
+}
+
+/// The configuration of an executor that a tree has, if it can be read.
+pub(super) fn config_of(store: &Store, tree: Option<Oid>) -> Option<ExecutorConfig> {
+    let found = document::<ExecutorConfig>(store, tree?, Kind::ExecutorConfig, EXECUTOR_CONFIG_PATH);
+    Some(found.ok().flatten()?.document)
+}
+
 /// Whether a tree with this configuration asks for this executor, as far as the configuration says. Where there is none, the environment may have
-/// named one, and the capsule says which.
-pub(super) fn is_configured(config: Option<&ExecutorConfig>, executor: &GenExecutor) -> bool {
+/// named one, and the capsule says which; but not the one whose configuration was taken away with this change.
+pub(super) fn is_configured(config: Option<&ExecutorConfig>, withdrawn: Option<&ExecutorConfig>, executor: &GenExecutor) -> bool {
     let sound = match &executor.config {
         None => executor.kind == ExecutorKind::Builtin && executor.programs.is_empty(),
         Some(config) => executor.kind == config.kind && executor.version == config.version,
     };
-    let same = match (config, &executor.config) {
-        (None, _) => true,
-        (Some(wanted), Some(had)) => json::canonical(&json::to_value(wanted)) == json::canonical(&json::to_value(had)),
-        (Some(_), None) => false,
+    let is = |wanted: &ExecutorConfig| {
+        let canonical = |config: &ExecutorConfig| json::canonical(&json::to_value(config));
+        executor.config.as_ref().is_some_and(|had| canonical(wanted) == canonical(had))
     };
-    sound && same
+    sound && config.is_none_or(is) && !withdrawn.is_some_and(is)
 }
 
 /// The executor and the snapshot of a run.
@@ -344,6 +353,14 @@ pub(super) fn parts(store: &Store, run: &Run) -> Result<(GenExecutor, Oid), Find
     let folder: RepoPath = SNAPSHOT_FOLDER.parse().map_err(|error: crate::document::path::PathError| refuse(&error))?;
     let snapshot = store.subtree(&tree, &folder).map_err(|error| refuse(&error))?;
     Ok((capsule.document.gen_executor, snapshot.ok_or_else(|| incomplete("snapshot"))?))
+}
+
+/// The policy refuses a state with the artifacts that it has.
+pub(super) fn denied_at_eval(findings: &[Finding]) -> Finding {
+    let why = findings.iter().find(|finding| refuses(std::slice::from_ref(*finding)));
+    let why = why.map_or_else(String::new, |finding| format!(": {} [{}]", finding.message, finding.code));
+    let message = format!("the state of this commit is not admitted with the artifacts that it has{why}");
+    Finding::error(Code::StateDenied, message).at("policy").hint("git cbia run says all that is wrong with it; mend it, and run")
 }
 
 /// The gates refuse a state.

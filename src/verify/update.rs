@@ -82,6 +82,8 @@ struct Ends {
     new: Option<Oid>,
     /// Whose declaration counts beside the new one's, and whether it vouches.
     before: Option<(Oid, bool)>,
+    /// Whether the new one has no history in common with that.
+    unrelated: bool,
 }
 
 impl Verifier<'_> {
@@ -117,7 +119,8 @@ impl Verifier<'_> {
                 }
             },
         };
-        let ends = Ends { old, judge: old.or(subject.base), new, before: self.before(old, subject.base, new) };
+        let (before, unrelated) = self.before(old, subject.base, new);
+        let ends = Ends { old, judge: old.or(subject.base), new, before, unrelated };
         self.count(&subject.namespaces);
         self.trust_by(ends.judge.or(subject.anchor))?;
         let mut findings = match new {
@@ -125,8 +128,7 @@ impl Verifier<'_> {
             None => Vec::new(),
         };
         if subject.judged {
-            let own = outcome.verdict.run.clone();
-            findings = self.judged(update, &ends, subject, findings, own)?;
+            findings = self.judged(update, &ends, subject, findings, &outcome.verdict)?;
         }
         outcome.findings = cut(unique(findings));
         outcome.document.state_key = outcome.verdict.state_key;
@@ -136,14 +138,15 @@ impl Verifier<'_> {
 
     /// The commit whose declaration counts beside the new one's, and whether it vouches for what it has in common with that: the tip that the
     /// ref had. A ref that is new has none: then it is the main branch's tip, or where it forked from it, for what main declared later
-    /// does not bind it. Such a commit is no tip that was ever verified, and vouches for nothing.
-    fn before(&mut self, old: Option<Oid>, base: Option<Oid>, new: Option<Oid>) -> Option<(Oid, bool)> {
-        let (None, Some(base), Some(new)) = (old, base, new) else { return old.map(|old| (old, true)) };
+    /// does not bind it. Such a commit is no tip that was ever verified, and vouches for nothing. Beside it, whether the two have no history in
+    /// common.
+    fn before(&mut self, old: Option<Oid>, base: Option<Oid>, new: Option<Oid>) -> (Option<(Oid, bool)>, bool) {
+        let (None, Some(base), Some(new)) = (old, base, new) else { return (old.map(|old| (old, true)), false) };
         match self.fork(base, new) {
-            Some(fork) if fork == base => Some((base, true)),
-            Some(fork) if fork == new => None,
-            Some(fork) => Some((fork, false)),
-            None => Some((base, true)),
+            Some(fork) if fork == base => (Some((base, true)), false),
+            Some(fork) if fork == new => (None, false),
+            Some(fork) => (Some((fork, false)), false),
+            None => (Some((base, true)), true),
         }
     }
 
@@ -256,7 +259,7 @@ impl Verifier<'_> {
         ends: &Ends,
         subject: &Subject,
         mut findings: Vec<Finding>,
-        own: Option<Run>,
+        verdict: &TreeVerdict,
     ) -> Result<Vec<Finding>, VerifyError> {
         let tree = |id: Option<Oid>| id.map(|id| self.store.tree_of(&id)).transpose();
         let Ends { old, new, .. } = *ends;
@@ -268,6 +271,8 @@ impl Verifier<'_> {
             _ => Ok(Vec::new()),
         };
         let changed = match changed {
+            // Nothing was taken away from a history that never had it.
+            Ok(changed) if ends.unrelated => changed.into_iter().filter(|difference| difference.new.is_some()).collect(),
             Ok(changed) => changed,
             Err(finding) => {
                 findings.push(finding);
@@ -275,7 +280,7 @@ impl Verifier<'_> {
             }
         };
         if let (Some(before), Some(new), false) = (before_tree, new_tree, refuses(&findings)) {
-            findings.extend(self.weakened(before, new, &changed)?);
+            findings.extend(self.weakened(before, new, &changed, verdict)?);
         }
         let maintained = match judge_tree {
             Some(tree) => self.store.thing_at(tree, MAINTAINERS)?.is_some(),
@@ -308,7 +313,7 @@ impl Verifier<'_> {
             (true, Some(by), Some(tree)) => {
                 // The state does not tell the executor; where that changes, it is the run that the tree was verified by.
                 let executor = changed.iter().any(|difference| difference.path == EXECUTOR_CONFIG_PATH.as_bytes());
-                let runs = if executor { own.into_iter().collect() } else { self.own_runs(tree)? };
+                let runs = if executor { verdict.run.iter().cloned().collect() } else { self.own_runs(tree)? };
                 let (signers, unchecked) = self.maintainers(&runs, by)?;
                 findings.extend(unchecked);
                 signers

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests, which the lint does not see as tests")]
 
 mod attest;
+mod beside;
 mod commands;
 mod concurrency;
 mod determinism;
