@@ -132,6 +132,9 @@ impl Cage {
     }
 }
 
+/// Who reads one stream of a child to its end.
+type Listener = JoinHandle<Vec<u8>>;
+
 /// A child at its work. Dropped before it has answered, it is killed.
 #[derive(Debug)]
 pub struct Begun {
@@ -139,7 +142,7 @@ pub struct Begun {
     /// Says that the child has closed its output.
     told: mpsc::Receiver<()>,
     /// What it says and complains; gone once it was waited for.
-    heard: Option<(JoinHandle<Vec<u8>>, JoinHandle<Vec<u8>>)>,
+    heard: Option<(Listener, Listener)>,
     /// The end of its time on the wall clock, and the processor time that it has in seconds.
     until: (Instant, u64),
 }

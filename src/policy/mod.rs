@@ -365,7 +365,7 @@ fn findings_of(query: &str, explain: &ExplainDocument) -> Vec<Finding> {
         // A rule that is missing, undefined or no boolean has been told already.
         // Where the policy has said why, that is why the deciding rule is false.
         let decides = query.ends_with(&format!(".{name}"));
-        if !told && explain.errors.is_empty() && !(decides && !explain.deny.is_empty()) {
+        if !told && explain.errors.is_empty() && (!decides || explain.deny.is_empty()) {
             let line = explain.explain.iter().find(|line| line.strip_prefix(name.as_str()).is_some_and(|l| l.starts_with(':')));
             let said = match decides {
                 // There is no check to name.

@@ -7,6 +7,9 @@ use serde_json::json;
 use super::push::{Doors, codes};
 use super::support::{EXECUTOR, NOTE, PIPELINE, Ran, Repo};
 
+/// What puts something where it does not belong.
+type Spoil<'a> = &'a dyn Fn(&Repo);
+
 /// Runs what a person would copy into a shell.
 fn shell(repo: &Repo, script: &str) -> Ran {
     let mut command = repo.command("sh");
@@ -29,7 +32,7 @@ fn commands<'h>(hint: &'h str, end: &str) -> &'h str {
 #[test]
 fn what_is_no_regular_file_becomes_one() {
     const THEN_RUN: &str = ", then git cbia run, and commit what it writes";
-    let cases: &[(&str, &str, &dyn Fn(&Repo))] = &[
+    let cases: &[(&str, &str, Spoil<'_>)] = &[
         ("an executable", ", and commit that", &|repo| drop(shell(repo, "chmod +x out/note.txt").ok())),
         ("a link to a file", THEN_RUN, &|repo| drop(shell(repo, "ln -sf ../docs/rule.md out/note.txt").ok())),
         ("a link to a folder", THEN_RUN, &|repo| drop(shell(repo, "ln -sfn ../docs out/note.txt").ok())),

@@ -40,6 +40,11 @@ const PROMOTE: &[&str] = &[
 ];
 const PLAIN: &[&str] = &["command", "findings", "outcome", "result", "schema_version"];
 
+/// Where, the arguments, the exit code; the command, the outcome and the members of the document.
+type Case<'a> = (&'a Repo, &'a str, i32, &'a str, &'a str, &'a [&'a str]);
+/// What makes a run stop.
+type Spoil<'a> = &'a dyn Fn(&Repo);
+
 fn members(document: &Value) -> Vec<&str> {
     document.as_object().unwrap().keys().map(String::as_str).collect()
 }
@@ -56,8 +61,7 @@ fn a_command_that_was_named_has_its_own_members_whatever_becomes_of_it() {
     let repo = Repo::tiny();
     repo.commit();
     let outside = repo.at(repo.outside());
-    // Where, the arguments, the exit code; the command, the outcome and the members of the document.
-    let cases: &[(&Repo, &str, i32, &str, &str, &[&str])] = &[
+    let cases: &[Case<'_>] = &[
         (&repo, "run --nope", 2, "run", "failed", RUN),
         (&repo, "run --repeat 0", 2, "run", "failed", RUN),
         (&repo, "run --commit nope", 3, "run", "failed", RUN),
@@ -230,7 +234,7 @@ fn status_says_what_stops_the_next_run_where_it_can_be_known() {
         let rule = "package assurance\n\ndefault allow := false\n\nallow if count(input.artifact_hashes) == 0\n";
         repo.write("policy/assurance.rego", rule);
     };
-    let cases: &[(&str, &dyn Fn(&Repo), i32, &str)] = &[("CHECK", &schema, 6, "check-failed"), ("EVAL", &at_eval, 1, "denied")];
+    let cases: &[(&str, Spoil<'_>, i32, &str)] = &[("CHECK", &schema, 6, "check-failed"), ("EVAL", &at_eval, 1, "denied")];
     for (phase, spoil, exit, outcome) in cases {
         let repo = Repo::tiny();
         spoil(&repo);
