@@ -360,12 +360,14 @@ fn findings_of(query: &str, explain: &ExplainDocument) -> Vec<Finding> {
     for (name, check) in explain.checks.iter().filter(|(_, check)| !check.value) {
         let told = explain.deny.iter().any(|entry| entry.get("check").and_then(Value::as_str) == Some(name.as_str()));
         // A rule that is missing, undefined or no boolean has been told already.
-        if !told && explain.errors.is_empty() {
+        // Where the policy has said why, that is why the deciding rule is false.
+        let decides = query.ends_with(&format!(".{name}"));
+        if !told && explain.errors.is_empty() && (!decides || explain.deny.is_empty()) {
             let line = explain.explain.iter().find(|line| line.strip_prefix(name.as_str()).is_some_and(|l| l.starts_with(':')));
-            let said = match query.strip_suffix(name.as_str()) {
-                // The deciding rule itself: there is no check to name.
-                Some(_) => format!("{query} is false, and the policy gives no reason"),
-                None => line.cloned().unwrap_or_else(|| format!("{name}: FAIL")),
+            let said = match decides {
+                // There is no check to name.
+                true => format!("{query} is false, and the policy gives no reason"),
+                false => line.cloned().unwrap_or_else(|| format!("{name}: FAIL")),
             };
             let finding = Finding::error(code, said);
             findings.push(match &check.location {
