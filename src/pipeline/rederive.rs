@@ -153,8 +153,7 @@ fn hold_admitted(
     judge: &mut dyn Judge,
     believed: &dyn Fn(&Oid, &Digest) -> bool,
 ) -> Result<Result<Held, Finding>, PipelineError> {
-    let Admitted { store, inputs, state_key, executor_key, .. } = admitted;
-    announce(store, inputs, tip, judge);
+    let Admitted { store, state_key, executor_key, .. } = admitted;
     let handed = match admitted.handed(tip) {
         Ok(handed) => handed,
         Err(finding) => return Ok(Err(finding)),
