@@ -121,7 +121,7 @@ fn collisions(files: &[PackagedFile], artifacts: &BTreeSet<RepoPath>) -> Vec<Fin
     let mut taken: BTreeMap<String, &RepoPath> = artifacts.iter().map(|path| (path.fold_key(), path)).collect();
     let mut folders: BTreeMap<String, &RepoPath> = BTreeMap::new();
     for path in artifacts {
-        folders.extend(folders_of(path).into_iter().map(|folder| (folder, path)));
+        note_folders(&mut folders, &path.fold_key(), path);
     }
     let mut findings = Vec::new();
     let mut placed: BTreeMap<String, &PackagedFile> = BTreeMap::new();
@@ -139,20 +139,28 @@ fn collisions(files: &[PackagedFile], artifacts: &BTreeSet<RepoPath>) -> Vec<Fin
         if let Some(other) = folders.get(&key) {
             refuse(other, "which is a folder of");
         }
-        if let Some(other) = folders_of(&file.path).iter().find_map(|folder| taken.get(folder)) {
+        if let Some(other) = folders_of(&key).find_map(|folder| taken.get(folder)) {
             refuse(other, "below the file");
         }
+        note_folders(&mut folders, &key, &file.path);
         placed.insert(key.clone(), file);
         taken.entry(key).or_insert(&file.path);
-        folders.extend(folders_of(&file.path).into_iter().map(|folder| (folder, &file.path)));
     }
     findings
 }
 
-/// The folders that a path lies in, folded.
-fn folders_of(path: &RepoPath) -> Vec<String> {
-    let key = path.fold_key();
-    key.match_indices('/').map(|(at, _)| key[..at].to_owned()).collect()
+/// The folders that a path lies in, folded as it is.
+fn folders_of(key: &str) -> impl Iterator<Item = &str> {
+    key.match_indices('/').map(|(at, _)| &key[..at])
+}
+
+fn note_folders<'a>(folders: &mut BTreeMap<String, &'a RepoPath>, key: &str, path: &'a RepoPath) {
+    for folder in folders_of(key) {
+        match folders.get_mut(folder) {
+            Some(last) => *last = path,
+            None => drop(folders.insert(folder.to_owned(), path)),
+        }
+    }
 }
 
 #[cfg(test)]

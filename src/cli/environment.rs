@@ -11,7 +11,7 @@ use crate::executor::external::{Clearing, Host};
 use crate::pipeline::inputs::ExecutorSource;
 use crate::policy::Cage;
 use crate::store::Store;
-use crate::store::open::{OpenOptions, Quarantine};
+use crate::store::open::{OpenError, OpenOptions, Quarantine};
 
 /// The variable that names the executor's configuration.
 const EXECUTOR_VARIABLE: &str = "CBIA_GEN_EXECUTOR_CONFIG";
@@ -72,7 +72,15 @@ impl Environment {
 
     fn open_with(&self, read_only: bool, quarantine: Option<Quarantine>) -> Result<Store, CommandError> {
         let options = OpenOptions { from_environment: true, read_only, overrides: self.settings.clone(), quarantine };
-        Store::open_with(Path::new("."), options).map_err(CommandError::from)
+        let named = git_dir().filter(|_| options.from_environment);
+        Store::open_with(Path::new("."), options.clone()).or_else(|error| {
+            // git starts the hooks of a push in the git directory, with `.` for its name, which tells too little of one that has a work tree.
+            let (OpenError::NotFound { .. }, Some(path)) = (&error, named) else { return Err(error.into()) };
+            let store = Store::open_with(&path, OpenOptions { from_environment: false, ..options })?;
+            // What lies around it was not meant.
+            let is_it = std::fs::canonicalize(store.git_dir()).is_ok_and(|found| found == path);
+            if is_it { Ok(store) } else { Err(error.into()) }
+        })
     }
 
     /// A variable, for an executor whose configuration asks that it is passed on.
@@ -149,6 +157,12 @@ impl Environment {
         let text = inside.to_str().ok_or_else(|| refuse("is not valid UTF-8"))?;
         text.parse().map_err(|error: crate::document::path::PathError| CommandError::usage(&error.to_string()))
     }
+}
+
+/// The git directory that git, or whoever else, names: its real path, if it is there.
+#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+fn git_dir() -> Option<PathBuf> {
+    std::fs::canonicalize(std::env::var_os("GIT_DIR").filter(|value| !value.is_empty())?).ok()
 }
 
 /// Where git keeps what a push brought, while it asks a hook about it.

@@ -3,9 +3,11 @@
 use crate::document::finding::{Code, Finding, spelled};
 use crate::pipeline::PipelineError;
 use crate::store::StoreError;
+use crate::store::materialise::MaterialiseError;
 use crate::store::open::{OpenError, RevisionError};
 use crate::store::promote::PromoteError;
 use crate::store::share::ShareError;
+use crate::store::snapshot::ScanError;
 
 /// Exit codes, a documented part of the interface.
 pub mod exit {
@@ -69,6 +71,10 @@ impl From<OpenError> for CommandError {
             }
             OpenError::RefStorage { .. } => "git refs migrate --ref-format=files converts it".to_owned(),
             OpenError::UnknownExtension { .. } => "a newer git cbia may know it".to_owned(),
+            OpenError::Quarantine { path, .. } if path.as_os_str().as_encoded_bytes().contains(&b'\n') => {
+                "git cbia cannot read what is pushed to such a place: rename the folder above it that has the line break"
+                    .to_owned()
+            }
             OpenError::Quarantine { .. } => {
                 "git sets GIT_QUARANTINE_PATH for hooks; outside of one it must not be set".to_owned()
             }
@@ -85,7 +91,13 @@ impl From<OpenError> for CommandError {
 
 impl From<RevisionError> for CommandError {
     fn from(error: RevisionError) -> Self {
-        Self::failed(exit::UNREADABLE, &error, Some("git log shows the commits there are"))
+        let hint = match error {
+            RevisionError::Unborn { .. } => {
+                "git add -A and git commit make the first one; git cbia status looks at the work tree"
+            }
+            RevisionError::Unknown { .. } | RevisionError::Head { .. } => "git log shows the commits there are",
+        };
+        Self::failed(exit::UNREADABLE, &error, Some(hint))
     }
 }
 
@@ -141,9 +153,21 @@ impl From<PipelineError> for CommandError {
                 PromoteError::Lock(_) => Self::failed(exit::MOVED, &error, Some("run the command again")),
                 _ => Self::failed(exit::UNREADABLE, &error, None),
             },
+            PipelineError::Scan(ref inner) | PipelineError::Materialise(MaterialiseError::Compare(ref inner)) => {
+                Self::failed(exit::UNREADABLE, &error, unconverted(inner).as_deref())
+            }
             error => Self::failed(exit::UNREADABLE, &error, None),
         }
     }
+}
+
+/// The next step for a file that git converts and git cbia does not know how to: an encoding, or a filter.
+fn unconverted(error: &ScanError) -> Option<String> {
+    let ScanError::Filter { path, .. } = error else { return None };
+    let path = path.as_str().replace('\'', r"'\''");
+    Some(format!(
+        "git check-attr -a '{path}' says what converts it; git cbia run --commit HEAD reads the commit, where nothing is converted"
+    ))
 }
 
 impl From<crate::verify::VerifyError> for CommandError {
@@ -157,8 +181,8 @@ impl From<crate::verify::VerifyError> for CommandError {
 
 crate::store::through_store!(CommandError: crate::store::refs::RefError, crate::store::object::ObjectError, crate::store::tree::TreeError);
 
-impl From<crate::store::snapshot::ScanError> for CommandError {
-    fn from(error: crate::store::snapshot::ScanError) -> Self {
+impl From<ScanError> for CommandError {
+    fn from(error: ScanError) -> Self {
         PipelineError::from(error).into()
     }
 }

@@ -21,7 +21,8 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
     let sharing = store.sharing()?;
     let (mut findings, mut told) = (Vec::new(), Vec::new());
     for remote in store.remotes_to_fetch(&sharing, args.remote.as_deref())? {
-        let fetched = store.fetch_shared(&sharing, &remote)?;
+        let mut fetched = store.fetch_shared(&sharing, &remote)?;
+        super::partial::explain(store, &mut fetched.findings);
         ui.findings(&fetched.findings);
         let mut parts = Vec::new();
         for (count, one, many) in [

@@ -34,8 +34,8 @@ enum Command {
 
 #[derive(clap::Args)]
 struct Which {
-    /// The pre-receive hook of this bare repository, instead of the pre-push hook of the one around you.
-    #[arg(long, value_name = "BARE_REPO")]
+    /// The pre-receive hook of this repository, which others push to, instead of the pre-push hook of the one around you.
+    #[arg(long, value_name = "REPO")]
     server: Option<PathBuf>,
 }
 
@@ -200,6 +200,7 @@ pub fn inactive(site: &Site, state: &State) -> Option<Finding> {
     };
     let hint = match (state, site.manager) {
         (State::Active { .. } | State::Called { .. }, _) => return None,
+        _ if site.leads_nowhere() => format!("{}, and then git cbia hooks install{server}", site.way_back()),
         (State::Waiting { .. }, Some(manager)) => format!("run the installation of {}", manager.name()),
         (State::Blocked, _) => format!("look at it, move it away, and run git cbia hooks install{server}"),
         _ => format!("git cbia hooks install{server}"),

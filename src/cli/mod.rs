@@ -17,6 +17,7 @@ mod hooks;
 mod init;
 mod ledger;
 mod log;
+mod partial;
 mod policy;
 mod pre_push;
 mod pre_receive;
@@ -28,6 +29,7 @@ mod status;
 mod ui;
 mod verify;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -78,31 +80,40 @@ enum Command {
     Fsck(fsck::Args),
 }
 
-impl Command {
-    fn name(&self) -> &'static str {
-        match self {
-            Command::Init(_) => "init",
-            Command::Run(_) => "run",
-            Command::Status(_) => "status",
-            Command::Promote(_) => "promote",
-            Command::Export(_) => "export",
-            Command::Log(_) => "log",
-            Command::Show(_) => "show",
-            Command::Authority(_) => "authority",
-            Command::Policy(_) => "policy",
-            Command::Cache(_) => "cache",
-            Command::Verify(_) => "verify",
-            Command::Hook(_) => "hook",
-            Command::Hooks(_) => "hooks",
-            Command::Attest(_) => "attest",
-            Command::Doctor(_) => "doctor",
-            Command::Push(_) => "push",
-            Command::Fetch(_) => "fetch",
-            Command::Ledger(_) => "ledger",
-            Command::Gc(_) => "gc",
-            Command::Bundle(_) => "bundle",
-            Command::Fsck(_) => "fsck",
-        }
+/// The names of the commands, as the machine's documents call them.
+const NAMES: [&str; 21] = [
+    "init",
+    "run",
+    "status",
+    "promote",
+    "export",
+    "log",
+    "show",
+    "authority",
+    "policy",
+    "cache",
+    "verify",
+    "hook",
+    "hooks",
+    "attest",
+    "doctor",
+    "push",
+    "fetch",
+    "ledger",
+    "gc",
+    "bundle",
+    "fsck",
+];
+
+/// The command that the arguments name, whether they are right otherwise or not. The two hooks are told apart: a server's is called by a
+/// file that nobody looks at.
+fn named(arguments: &[OsString]) -> Option<&'static str> {
+    let mut words = arguments.iter().skip(1).filter_map(|word| word.to_str()).filter(|word| !word.starts_with('-'));
+    let first = words.next()?;
+    match (NAMES.iter().find(|name| **name == first)?, words.next()) {
+        (&"hook", Some("pre-push")) => Some("hook pre-push"),
+        (&"hook", Some("pre-receive")) => Some("hook pre-receive"),
+        (name, _) => Some(name),
     }
 }
 
@@ -125,9 +136,9 @@ pub fn main() -> ExitCode {
     let wants_json = environment.arguments.iter().any(|argument| argument == "--json");
     let cli = match Cli::try_parse_from(&environment.arguments) {
         Ok(cli) => cli,
-        Err(error) => return usage(&error, wants_json),
+        Err(error) => return usage(&error, &environment.arguments, wants_json),
     };
-    let mut ui = Ui::new(cli.json, cli.command.name());
+    let mut ui = Ui::new(cli.json, named(&environment.arguments).unwrap_or("usage"));
     let result = execute(&environment, cli.command, &mut ui);
     let code = match result {
         Ok(code) => code,
@@ -148,50 +159,91 @@ fn execute(environment: &Environment, command: Command, ui: &mut Ui) -> Result<u
         Command::Verify(_) => environment.open_to_read()?,
         _ => environment.open()?,
     };
-    let context = Context { environment, store: &store };
+    carry_out(&Context { environment, store: &store }, command, ui).map_err(|mut error| {
+        partial::explain(&store, &mut error.findings);
+        error
+    })
+}
+
+fn carry_out(context: &Context<'_>, command: Command, ui: &mut Ui) -> Result<u8, CommandError> {
     match command {
-        Command::Init(args) => init::run(&context, &args, ui),
-        Command::Run(args) => run::run(&context, &args, ui),
-        Command::Status(args) => status::run(&context, &args, ui),
-        Command::Promote(args) => promote::run(&context, &args, ui),
-        Command::Export(args) => export::run(&context, &args, ui),
-        Command::Log(args) => log::run(&context, &args, ui),
-        Command::Show(args) => show::run(&context, &args, ui),
-        Command::Authority(args) => authority::run(&context, &args, ui),
-        Command::Policy(args) => policy::run(&context, &args, ui),
-        Command::Cache(args) => cache::run(&context, &args, ui),
-        Command::Verify(args) => verify::run(&context, &args, ui),
-        Command::Hook(args) => hook::run(&context, &args, ui),
-        Command::Hooks(args) => hooks::run(&context, &args, ui),
-        Command::Attest(args) => attest::run(&context, &args, ui),
-        Command::Doctor(args) => doctor::run(&context, &args, ui),
-        Command::Push(args) => push::run(&context, &args, ui),
-        Command::Fetch(args) => fetch::run(&context, &args, ui),
-        Command::Ledger(args) => ledger::run(&context, &args, ui),
-        Command::Gc(args) => gc::run(&context, &args, ui),
-        Command::Bundle(args) => bundle::run(&context, &args, ui),
-        Command::Fsck(args) => fsck::run(&context, &args, ui),
+        Command::Init(args) => init::run(context, &args, ui),
+        Command::Run(args) => run::run(context, &args, ui),
+        Command::Status(args) => status::run(context, &args, ui),
+        Command::Promote(args) => promote::run(context, &args, ui),
+        Command::Export(args) => export::run(context, &args, ui),
+        Command::Log(args) => log::run(context, &args, ui),
+        Command::Show(args) => show::run(context, &args, ui),
+        Command::Authority(args) => authority::run(context, &args, ui),
+        Command::Policy(args) => policy::run(context, &args, ui),
+        Command::Cache(args) => cache::run(context, &args, ui),
+        Command::Verify(args) => verify::run(context, &args, ui),
+        Command::Hook(args) => hook::run(context, &args, ui),
+        Command::Hooks(args) => hooks::run(context, &args, ui),
+        Command::Attest(args) => attest::run(context, &args, ui),
+        Command::Doctor(args) => doctor::run(context, &args, ui),
+        Command::Push(args) => push::run(context, &args, ui),
+        Command::Fetch(args) => fetch::run(context, &args, ui),
+        Command::Ledger(args) => ledger::run(context, &args, ui),
+        Command::Gc(args) => gc::run(context, &args, ui),
+        Command::Bundle(args) => bundle::run(context, &args, ui),
+        Command::Fsck(args) => fsck::run(context, &args, ui),
     }
 }
 
-fn usage(error: &clap::Error, wants_json: bool) -> ExitCode {
-    let mut ui = Ui::new(wants_json, "usage");
+fn usage(error: &clap::Error, arguments: &[OsString], wants_json: bool) -> ExitCode {
+    let text = error.render().to_string();
+    let text = text.trim_end();
+    if wants_json && error.use_stderr() {
+        // What helps takes no arguments of its own.
+        let without = arguments.iter().filter(|argument| *argument != "--json");
+        if let Err(help) = Cli::try_parse_from(without)
+            && !help.use_stderr()
+        {
+            return usage(&help, arguments, wants_json);
+        }
+    }
     if !error.use_stderr() {
-        ui.line(error.render().to_string().trim_end());
+        // A document with a command's own name has that command's members, and this one has none of them.
+        let asked = if error.kind() == clap::error::ErrorKind::DisplayVersion { "version" } else { "help" };
+        let mut ui = Ui::new(wants_json, asked);
+        ui.line(text);
+        ui.result(serde_json::json!({ "text": text }), &[]);
         return ui.finish(exit::DONE);
     }
+    let mut ui = Ui::new(wants_json, named(arguments).unwrap_or("usage"));
     // Without arguments the help is what was asked for, in whole, although nothing was done.
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand && !wants_json {
-        ui.note(error.render().to_string().trim_end());
+        ui.note(text);
         return ui.finish(exit::USAGE);
     }
-    let code = ui.fail(&CommandError::usage(error.render().to_string().trim_end()));
+    let code = ui.fail(&CommandError::usage(text));
     ui.finish(code)
 }
 
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
+
+    #[test]
+    fn documents_know_every_command_by_its_name() {
+        let command = super::Cli::command();
+        assert_eq!(command.get_subcommands().map(clap::Command::get_name).collect::<Vec<_>>(), super::NAMES);
+        let cases = [
+            ("git-cbia --json run --nope", Some("run")),
+            ("git-cbia verify --json a b", Some("verify")),
+            ("git-cbia hook pre-push", Some("hook pre-push")),
+            ("git-cbia hook pre-receive --json", Some("hook pre-receive")),
+            ("git-cbia hook status", Some("hook")),
+            ("git-cbia hooks status", Some("hooks")),
+            ("git-cbia rum run", None),
+            ("git-cbia --json", None),
+        ];
+        for (line, wanted) in cases {
+            let arguments: Vec<_> = line.split(' ').map(Into::into).collect();
+            assert_eq!(super::named(&arguments), wanted, "{line}");
+        }
+    }
 
     #[test]
     fn the_reference_page_has_every_help_text() {

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::Context;
 use super::error::{CommandError, exit};
-use super::hook::{lines, object};
+use super::hook::{asked, object, tell, unseen};
 use super::ui::Ui;
 use crate::document::finding::{Code, Finding, refuses, spelled};
 use crate::document::glob::Globs;
@@ -10,6 +10,7 @@ use crate::document::path::{RepoPath, printable};
 use crate::pipeline::counted;
 use crate::store::share::{PushWhen, What};
 use crate::store::{Oid, Store};
+use crate::verify::update::Outcome;
 use crate::verify::{Evidence, Limits, Means, Run, Subject, Update, Verifier};
 
 /// Before a push: verifies what is pushed, and uploads the evidence first.
@@ -36,8 +37,8 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
     let theirs = format!("refs/remotes/{}/", args.remote);
     let tracked = store.heads(&theirs).unwrap_or_default();
     let mut updates = Vec::new();
-    let lines = lines()?;
-    if lines.is_empty() {
+    let asked = asked()?;
+    if asked.lines.is_empty() {
         // git says nothing where nothing is new; a program between git and us may say nothing although something is. Whatever the remote was
         // not seen to have is verified then.
         for (name, new) in store.heads("refs/heads/")? {
@@ -47,12 +48,12 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
             }
         }
     }
-    for line in lines {
+    for line in &asked.lines {
         let mut fields = line.split(' ');
         let (Some(_), Some(new), Some(name), Some(old)) = (fields.next(), fields.next(), fields.next(), fields.next()) else {
             return Err(CommandError::usage(&format!(
                 "'{}' is not '<local ref> <local id> <remote ref> <remote id>'",
-                printable(&line)
+                printable(line)
             )));
         };
         // What the remote has may not be here: what was last seen of it stands in.
@@ -68,30 +69,44 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
     let means = Means { own_work: true, ..Means::of(store, &cage, Limits::own()).map_err(CommandError::found)? };
     // A run that is pushed by name is here already.
     let mut verifier = Verifier::new(store, Evidence::of(store), means);
-    let (mut findings, mut left_alone) = (Vec::new(), 0);
+    let (mut told, mut findings, mut left_alone) = (Vec::new(), Vec::new(), 0);
     if !updates.iter().any(|update| update.name.as_deref().is_some_and(is_exempt)) {
         verifier.walk(&updates, &known);
     }
-    for update in &updates {
+    for (number, update) in updates.iter().enumerate() {
         if update.name.as_deref().is_some_and(is_exempt) {
             left_alone += 1;
+            told.push(unseen(update));
             continue;
         }
         let subject = Subject { judged: true, base, known: known.clone(), ..Subject::default() };
-        let outcome = verifier.update(update, &subject)?;
+        let mut outcome = match asked.lines.get(number).and_then(|line| asked.misnamed(line, update)) {
+            Some(finding) => Outcome::refused(unseen(update), finding),
+            None => verifier.update(update, &subject)?,
+        };
+        super::partial::explain(store, &mut outcome.findings);
         if refuses(&outcome.findings) {
             ui.note(&format!("refused: {}", printable(update.name.as_deref().unwrap_or_default())));
         }
         ui.findings(&outcome.findings);
         findings.extend(outcome.findings);
+        told.push(outcome.document);
     }
     if refuses(&findings) {
         let hint = "nothing was pushed; git cbia verify --explain OLD..NEW says more of each file";
         ui.note(&format!("git cbia: {hint}"));
-        return Ok(exit::DENIED);
+        return Ok(tell(told, findings, ui));
     }
     let runs: Vec<Run> = verifier.rests_on().cloned().collect();
-    let uploaded = upload(store, args, &Evidence::of(store), &runs)?;
+    let uploaded = match upload(store, args, &Evidence::of(store), &runs) {
+        Ok(uploaded) => uploaded,
+        Err(error) => {
+            ui.findings(&error.findings);
+            findings.extend(error.findings);
+            tell(told, findings, ui);
+            return Ok(error.code);
+        }
+    };
     if !updates.is_empty() {
         let alone = if left_alone == 0 { String::new() } else { format!(", {left_alone} left alone") };
         let verified = updates.len() - left_alone;
@@ -106,7 +121,7 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
         };
         ui.note(&format!("git cbia: {} verified{alone}{evidence}", counted(verified, "ref", "refs")));
     }
-    Ok(exit::DONE)
+    Ok(tell(told, findings, ui))
 }
 
 fn seen(tracked: &[(String, Oid)], name: &str) -> Option<Oid> {

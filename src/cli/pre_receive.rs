@@ -1,12 +1,13 @@
 use std::collections::BTreeMap;
 
 use super::Context;
-use super::error::{CommandError, exit};
-use super::hook::{lines, object};
+use super::error::CommandError;
+use super::hook::{asked, object, tell, unseen};
 use super::ui::Ui;
 use crate::document::finding::{Code, Finding, refuses};
 use crate::document::path::printable;
 use crate::store::{Oid, Store};
+use crate::verify::update::Outcome;
 use crate::verify::{Evidence, Limits, Means, Namespaces, Subject, Update, Verifier};
 
 /// Where a push arrives: refuses it unless everything it brings is verified.
@@ -19,18 +20,19 @@ pub fn run(context: &Context<'_>, _args: &Args, ui: &mut Ui) -> Result<u8, Comma
     let store = context.store;
     let limits = Limits::of(store).map_err(CommandError::found)?;
     let spaces = Namespaces::of(store).map_err(CommandError::found)?;
-    let mut updates = Vec::new();
-    for line in lines()? {
+    let (asked, mut updates) = (asked()?, Vec::new());
+    for line in &asked.lines {
         let mut fields = line.splitn(3, ' ');
         let (Some(old), Some(new), Some(name)) = (fields.next(), fields.next(), fields.next()) else {
-            return Err(CommandError::usage(&format!("'{}' is not '<old> <new> <ref>'", printable(&line))));
+            return Err(CommandError::usage(&format!("'{}' is not '<old> <new> <ref>'", printable(line))));
         };
         updates.push(Update { name: Some(name.to_owned()), old: object(old)?, new: object(new)? });
     }
     if updates.len() > limits.refs {
         let finding = Finding::error(Code::PushTooLarge, format!("more than {} refs are pushed at once", limits.refs));
-        ui.findings(&[finding.hint("push fewer refs at a time")]);
-        return Ok(exit::DENIED);
+        let findings = vec![finding.hint("push fewer refs at a time")];
+        ui.findings(&findings);
+        return Ok(tell(updates.iter().map(unseen).collect(), findings, ui));
     }
     let pushed = updates.iter().filter_map(|update| Some((update.name.as_deref()?, update.new?)));
     let cage = context.environment.cage();
@@ -39,11 +41,11 @@ pub fn run(context: &Context<'_>, _args: &Args, ui: &mut Ui) -> Result<u8, Comma
     let base = main_branch(store)?;
     let pusher = context.environment.pusher();
     let mut known: Option<Vec<Oid>> = None;
-    let mut findings = Vec::new();
+    let (mut told, mut findings) = (Vec::new(), Vec::new());
     if updates.len() > 1 {
         verifier.walk(&updates, &store.heads("refs/heads/")?.into_iter().map(|(_, id)| id).collect::<Vec<_>>());
     }
-    for update in &updates {
+    for (line, update) in asked.lines.iter().zip(&updates) {
         // Only what is new needs to be told apart from everything that is here.
         if update.old.is_none() && known.is_none() {
             known = Some(store.heads("refs/heads/")?.into_iter().map(|(_, id)| id).collect());
@@ -51,22 +53,26 @@ pub fn run(context: &Context<'_>, _args: &Args, ui: &mut Ui) -> Result<u8, Comma
         let known = if update.old.is_none() { known.clone().unwrap_or_default() } else { Vec::new() };
         let namespaces = spaces.counting(update.name.as_deref());
         let subject = Subject { judged: true, base, known, pusher: pusher.clone(), namespaces, ..Subject::default() };
-        let outcome = verifier.update(update, &subject)?;
+        let outcome = match asked.misnamed(line, update) {
+            Some(finding) => Outcome::refused(unseen(update), finding),
+            None => verifier.update(update, &subject)?,
+        };
         let name = update.name.as_deref().unwrap_or_default();
         if refuses(&outcome.findings) {
             ui.note(&format!("refused: {}", printable(name)));
         }
         ui.findings(&outcome.findings);
         findings.extend(outcome.findings);
+        told.push(outcome.document);
     }
     if !refuses(&findings) {
-        return Ok(exit::DONE);
+        return Ok(tell(told, findings, ui));
     }
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     findings.iter().for_each(|finding| *counts.entry(finding.code.as_str()).or_default() += 1);
     let codes: Vec<&str> = counts.into_keys().collect();
     ui.note(&format!("git cbia: nothing was accepted ({})", codes.join(", ")));
-    Ok(exit::DENIED)
+    Ok(tell(told, findings, ui))
 }
 
 /// The branch whose commits stand in for what a new ref was: that of `HEAD`; where it points at none, the one that most likely is the main branch.

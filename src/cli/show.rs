@@ -2,19 +2,24 @@ use serde_json::json;
 
 use super::Context;
 use super::error::{CommandError, exit};
-use super::ui::Ui;
+use super::ui::{self, Ui};
 use crate::document::finding::{Code, Finding};
 use crate::document::json::to_value;
 use crate::document::path::printable;
 use crate::document::phase::Phase;
 use crate::document::record::RecordEvent;
+use crate::store::ledger::LedgerRecord;
 use crate::store::object::trailers;
 use crate::store::tree::{Tree, TreeLimits};
 use crate::store::{Oid, Store};
 
+/// The most of an executor's output that is read back, in bytes.
+const MAX_PRINTED: u64 = 64 << 20;
+
 /// Show a run, or one phase of the newest run.
 ///
-/// A run is named by its state key or by one of its commits, first digits are enough; a record of the ledger shows what happened.
+/// A run is named by its state key or by one of its commits, first digits are enough; a record of the ledger shows what happened, and what
+/// an executor printed.
 #[derive(clap::Args)]
 pub struct Args {
     /// A phase (GEN), a state key, or a commit. By default the newest run.
@@ -89,13 +94,25 @@ fn named(store: &Store, name: &str, ui: &mut Ui) -> Result<u8, CommandError> {
         if let Some(run) = &record.record.run {
             ui.line(&format!("  run {run}"));
         }
-        ui.result(json!({"record": id.to_string(), "document": to_value(&record.record)}), &[]);
+        let printed = printed(store, &record)?;
+        if let Some(printed) = &printed {
+            ui.line("  the executor printed");
+            printed.lines().for_each(|line| ui.line(&format!("    {}", ui::escape_line(line))));
+        }
+        ui.result(json!({"record": id.to_string(), "document": to_value(&record.record), "printed": printed}), &[]);
         return Ok(exit::DONE);
     }
     match phases(store, id)?.last() {
         Some(_) => show_run(store, id, ui),
         None => Err(missing(&format!("{} is no run, phase or record of git cbia", printable(name)))),
     }
+}
+
+/// What the executor printed on the way to a record, as far as it is kept.
+fn printed(store: &Store, record: &LedgerRecord) -> Result<Option<String>, CommandError> {
+    let Some(log) = record.record.executor.as_ref().and_then(|executor| executor.log.as_ref()) else { return Ok(None) };
+    let Some(blob) = store.lookup(&record.commit.tree, log)? else { return Ok(None) };
+    Ok(Some(String::from_utf8_lossy(&store.read_blob(&blob, MAX_PRINTED)?).into_owned()))
 }
 
 fn show_run(store: &Store, tip: Oid, ui: &mut Ui) -> Result<u8, CommandError> {

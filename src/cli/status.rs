@@ -4,11 +4,13 @@ use super::run::{code, pipeline, print};
 use super::ui::Ui;
 use crate::document::machine::{Outcome, RunDocument};
 use crate::document::path::printable;
+use crate::document::phase::Phase;
+use crate::document::record::PhaseStatus;
 use crate::pipeline::run::Mode;
 
 /// Say what a run would do, and why.
 ///
-/// Goes through the gates and looks up what is known. Writes nothing. Exits with 1 or 3 if a run would be refused.
+/// Goes through the gates and looks up what is known. Writes nothing. Exits as a run would that is refused: with 1, 3 or 6.
 #[derive(clap::Args)]
 pub struct Args {
     /// Read the inputs from this commit instead of the work tree.
@@ -19,10 +21,12 @@ pub struct Args {
 pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, CommandError> {
     let report = pipeline(context, args.commit.as_deref(), Mode::Status, false, 1, None)?;
     ui.findings(&report.document.findings);
-    ui.line(match report.document.outcome {
-        Outcome::WouldReplay => "a run would replay what is known",
-        Outcome::WouldRun => "a run would generate",
-        _ => "a run would be denied",
+    let stopped = report.document.phases.iter().find(|phase| phase.phase > Phase::Gen && phase.status == PhaseStatus::Failed);
+    ui.line(&match (report.document.outcome, stopped) {
+        (Outcome::WouldReplay, _) => "a run would replay what is known".to_owned(),
+        (Outcome::WouldRun, _) => "a run would generate".to_owned(),
+        (_, Some(phase)) => format!("a run would be stopped at {}", phase.phase),
+        _ => "a run would be denied".to_owned(),
     });
     print(&report.document, ui);
     print_misses(&report.document, ui);

@@ -8,16 +8,18 @@ use serde_json::Value;
 use super::error::{CommandError, exit};
 use crate::document::finding::{Finding, Severity};
 use crate::document::json;
-use crate::document::machine::PlainDocument;
+use crate::document::machine::{PlainDocument, PromoteDocument, RunDocument, VerifyDocument};
 use crate::document::path::printable;
+use crate::document::promotion::PromoteMode;
 
 /// At most this many findings are printed; `--json` gives all of them.
 const MAX_PRINTED: usize = 40;
 
-/// The two streams of a command.
+/// The two streams of a command. A hook speaks to a person also where a machine reads its document: git shows what it says to whoever pushes.
 pub struct Ui {
     json: bool,
     command: &'static str,
+    aloud: bool,
     broken: Option<io::Error>,
     document: Option<Value>,
 }
@@ -25,7 +27,7 @@ pub struct Ui {
 impl Ui {
     /// For a command.
     pub fn new(json: bool, command: &'static str) -> Self {
-        Self { json, command, broken: None, document: None }
+        Self { json, command, aloud: command.starts_with("hook "), broken: None, document: None }
     }
 
     /// One line of the result. Nothing with `--json`.
@@ -47,7 +49,7 @@ impl Ui {
 
     /// A remark about the work, for a person.
     pub fn note(&mut self, text: &str) {
-        if !self.json {
+        if !self.json || self.aloud {
             self.remark(text);
         }
     }
@@ -69,9 +71,14 @@ impl Ui {
         self.document(&plain);
     }
 
+    /// The command's name.
+    pub fn command(&self) -> &'static str {
+        self.command
+    }
+
     /// Findings, each with its place and the next step.
     pub fn findings(&mut self, findings: &[Finding]) {
-        if self.json {
+        if self.json && !self.aloud {
             return;
         }
         for finding in findings.iter().take(MAX_PRINTED) {
@@ -105,13 +112,13 @@ impl Ui {
 
     /// A command that could not be carried out. Gives its exit code.
     pub fn fail(&mut self, error: &CommandError) -> u8 {
-        if error.code == exit::USAGE && !self.json {
+        if error.code == exit::USAGE && (!self.json || self.aloud) {
             for finding in &error.findings {
                 self.remark(&format!("error: {}", printable_lines(&finding.message)));
             }
-            return error.code;
+        } else {
+            self.findings(&error.findings);
         }
-        self.findings(&error.findings);
         let plain = PlainDocument {
             schema_version: crate::document::SCHEMA_VERSION,
             command: self.command,
@@ -121,7 +128,16 @@ impl Ui {
         };
         match self.command {
             "run" | "status" => {
-                self.document(&crate::document::machine::RunDocument::failed(self.command, error.findings.clone()))
+                self.document(&RunDocument::failed(self.command, error.findings.clone()));
+            }
+            "verify" | "hook" | "hook pre-push" | "hook pre-receive" => {
+                self.document(&VerifyDocument::new(self.command, Vec::new(), error.findings.clone()));
+            }
+            "promote" => {
+                let mut document = json::to_value(&PromoteDocument::failed(PromoteMode::Commit, error.findings.clone()));
+                // How it was asked for is not known here.
+                document["mode"] = Value::Null;
+                self.document = Some(document);
             }
             _ => self.document(&plain),
         }
@@ -184,7 +200,8 @@ fn printable_lines(text: &str) -> String {
     lines.join("\n")
 }
 
-fn escape_line(line: &str) -> String {
+/// One line of anybody's text, escaped for a terminal and cut.
+pub fn escape_line(line: &str) -> String {
     // `printable` cuts at 200 characters, which is right for a name and too short for a sentence.
     let mut out = String::new();
     let characters: Vec<char> = line.chars().take(1000).collect();

@@ -2,9 +2,8 @@ use super::Context;
 use super::error::{CommandError, exit};
 use super::format::Format;
 use super::ui::Ui;
-use crate::document::SCHEMA_VERSION;
 use crate::document::finding::{Finding, refuses};
-use crate::document::machine::{UpdateDocument, VerifyDocument, VerifyOutcome};
+use crate::document::machine::{UpdateDocument, VerifyDocument};
 use crate::document::path::printable;
 use crate::pipeline::{Rerun, rerun};
 use crate::store::attest::Rederive;
@@ -55,6 +54,7 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
         // A run belongs to no branch: the list of signers is that of the commit where one works.
         verifier.trust_by(store.head()?)?;
         let mut findings = verifier.run(&run)?;
+        super::partial::explain(store, &mut findings);
         if args.rerun && findings.is_empty() {
             findings = again(context, std::slice::from_ref(&run))?;
         }
@@ -82,6 +82,7 @@ pub fn run(context: &Context<'_>, args: &Args, ui: &mut Ui) -> Result<u8, Comman
     let namespaces = Namespaces::of(store).map_err(CommandError::found)?.counting(None);
     let subject = Subject { each: args.each, judged, anchor, namespaces, ..Subject::default() };
     let mut outcome = verifier.update(&update, &subject)?;
+    super::partial::explain(store, &mut outcome.findings);
     if !refuses(&outcome.findings) && args.format.is_none() && outcome.verdict.covered.is_empty() && outcome.verdict.run.is_none()
     {
         ui.note(match (outcome.verdict.state_key, judged) {
@@ -138,14 +139,7 @@ fn tell(document: UpdateDocument, findings: Vec<Finding>, artifacts: usize, form
             ui.line(&format!("{} {what}{state}{run}", if refused { "refused" } else { "verified" }));
         }
     }
-    let outcome = if refused { VerifyOutcome::Refused } else { VerifyOutcome::Verified };
-    ui.document(&VerifyDocument {
-        schema_version: SCHEMA_VERSION,
-        command: "verify",
-        outcome,
-        updates: vec![document],
-        findings,
-    });
+    ui.document(&VerifyDocument::new(ui.command(), vec![document], findings));
     if refused { exit::DENIED } else { exit::DONE }
 }
 

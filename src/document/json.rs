@@ -209,18 +209,21 @@ pub fn canonical_of(document: &impl Serialize) -> Vec<u8> {
 /// `text` without the spaces and line breaks between its tokens. What is no JSON gives something that is none either, or something else.
 pub fn compact(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.iter().position(|byte| *byte == b'"') {
-        bytes.extend(rest[..at].iter().filter(|byte| !byte.is_ascii_whitespace()));
-        let mut end = at + 1;
-        while let Some(byte) = rest.get(end).filter(|byte| **byte != b'"') {
-            end += if *byte == b'\\' { 2 } else { 1 };
+    let (mut from, mut at, mut quoted) = (0, 0, false);
+    // What is kept is copied in pieces: from one space to the next.
+    while let Some(byte) = text.get(at) {
+        match byte {
+            b'"' => quoted = !quoted,
+            b'\\' if quoted => at += 1,
+            b' ' | b'\t' | b'\r' | b'\n' if !quoted => {
+                bytes.extend_from_slice(&text[from..at]);
+                from = at + 1;
+            }
+            _ => {}
         }
-        end = (end + 1).min(rest.len());
-        bytes.extend_from_slice(&rest[at..end]);
-        rest = &rest[end..];
+        at += 1;
     }
-    bytes.extend(rest.iter().filter(|byte| !byte.is_ascii_whitespace()));
+    bytes.extend_from_slice(&text[from..]);
     bytes
 }
 

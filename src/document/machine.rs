@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::digest::Digest;
-use super::finding::Finding;
+use super::finding::{Finding, refuses};
 use super::path::RepoPath;
 use super::phase::Phase;
 use super::promotion::{PromoteMode, PromotedFile};
@@ -175,12 +175,12 @@ pub struct PlainDocument<'a> {
     pub result: serde_json::Value,
 }
 
-/// The document of `verify`.
+/// The document of `verify`, and of the hooks.
 #[derive(Clone, Debug, Serialize)]
 pub struct VerifyDocument {
     /// Version of this format.
     pub schema_version: &'static str,
-    /// `verify`.
+    /// `verify`, or the hook.
     pub command: &'static str,
     /// What it comes to.
     pub outcome: VerifyOutcome,
@@ -188,6 +188,14 @@ pub struct VerifyDocument {
     pub updates: Vec<UpdateDocument>,
     /// What there is to say.
     pub findings: Vec<Finding>,
+}
+
+impl VerifyDocument {
+    /// What it comes to is what the findings come to.
+    pub fn new(command: &'static str, updates: Vec<UpdateDocument>, findings: Vec<Finding>) -> Self {
+        let outcome = if refuses(&findings) { VerifyOutcome::Refused } else { VerifyOutcome::Verified };
+        Self { schema_version: super::SCHEMA_VERSION, command, outcome, updates, findings }
+    }
 }
 
 /// What a verification comes to.

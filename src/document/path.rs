@@ -55,7 +55,7 @@ impl RepoPath {
     /// The path folded as a case-insensitive file system folds it; two paths of one set that fold to the
     /// same key would overwrite each other there.
     pub fn fold_key(&self) -> String {
-        self.0.to_lowercase()
+        if self.0.is_ascii() { self.0.to_ascii_lowercase() } else { self.0.to_lowercase() }
     }
 }
 

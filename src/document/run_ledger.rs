@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
 use super::finding::{Finding, Severity};
+use super::json;
 use super::path::RepoPath;
 use super::phase::Phase;
+use super::writer::Growing;
 
 /// One entry per phase and per artifact of a run, in the order they came.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -79,6 +81,57 @@ pub struct CacheUse {
 /// `artifact_hashes.json`: SHA-256 by path.
 pub type ArtifactHashes = BTreeMap<RepoPath, Digest>;
 
+/// A run ledger that is emitted again and again while it grows.
+#[derive(Clone, Debug)]
+pub struct GrowingLedger {
+    ledger: RunLedger,
+    text: Growing,
+}
+
+impl GrowingLedger {
+    /// The ledger as it is so far.
+    pub fn new(ledger: RunLedger) -> Self {
+        Self { ledger, text: Growing::default() }
+    }
+
+    /// The ledger as it is so far.
+    pub fn ledger(&self) -> &RunLedger {
+        &self.ledger
+    }
+
+    /// The ledger, which does not grow any more.
+    pub fn into_ledger(self) -> RunLedger {
+        self.ledger
+    }
+
+    /// Adds an entry.
+    pub fn push(&mut self, entry: LedgerEntry) {
+        self.ledger.entries.push(entry);
+    }
+
+    /// Takes out the entries that `gone` names; in their order.
+    pub fn take(&mut self, gone: impl Fn(&LedgerEntry) -> bool) -> Vec<LedgerEntry> {
+        let taken: Vec<LedgerEntry> = self.ledger.entries.extract_if(.., |entry| gone(entry)).collect();
+        if !taken.is_empty() {
+            self.text = Growing::default();
+        }
+        taken
+    }
+
+    /// The bytes that are emitted for it now.
+    pub fn emit(&mut self) -> Vec<u8> {
+        let RunLedger { schema_version, entries } = &self.ledger;
+        let added = entries.get(self.text.count()..).and_then(|entries| self.text.add(entries));
+        match added.and_then(|()| self.text.pretty("entries", ("schema_version", schema_version))) {
+            Some(bytes) => bytes,
+            None => {
+                self.text = Growing::default();
+                json::emit(&self.ledger)
+            }
+        }
+    }
+}
+
 impl LedgerEntry {
     /// The entry of a phase that emitted a document.
     pub fn phase(phase: Phase, document: Digest) -> Self {
@@ -115,5 +168,41 @@ impl RunLedger {
             entry.cache = Some(used.clone());
         }
         ledger
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ledger_that_grew_is_emitted_as_one_that_did_not() {
+        let artifact = |path: &str| LedgerEntry {
+            event: LedgerEvent::Artifact,
+            artifact: Some(path.parse().unwrap()),
+            objectives: vec!["O \"1\"".into(), String::new()],
+            check: Some(CheckResult { passed: true, errors: 0, warnings: 2 }),
+            ..LedgerEntry::phase(Phase::Gen, Digest::of(path.as_bytes()))
+        };
+        let mut growing = GrowingLedger::new(RunLedger::empty());
+        let same = |growing: &mut GrowingLedger| {
+            let (grown, whole) = (growing.emit(), json::emit(growing.ledger()));
+            assert_eq!(String::from_utf8(grown).unwrap(), String::from_utf8(whole).unwrap());
+        };
+        same(&mut growing);
+        growing.push(LedgerEntry::phase(Phase::PreGen, Digest::of(b"")));
+        same(&mut growing);
+        same(&mut growing);
+        ["a", "b/\u{e9}", "c"].into_iter().for_each(|path| growing.push(artifact(path)));
+        same(&mut growing);
+        let taken = growing.take(|entry| entry.artifact.as_ref().is_some_and(|path| path.as_str() != "a"));
+        assert_eq!(taken.len(), 2);
+        assert!(growing.take(|_| false).is_empty());
+        taken.into_iter().rev().for_each(|entry| growing.push(entry));
+        same(&mut growing);
+        growing.push(artifact("d"));
+        same(&mut growing);
+        growing.take(|_| true);
+        same(&mut growing);
     }
 }

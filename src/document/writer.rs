@@ -32,6 +32,53 @@ fn written(document: &impl Serialize, pretty: bool) -> Option<Vec<u8>> {
     Some(writer.out)
 }
 
+/// A document with one long list, which is written anew each time that something was added to it: what was written before is kept.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Growing {
+    /// The items so far, with what stands before each.
+    items: Vec<u8>,
+    count: usize,
+}
+
+impl Growing {
+    /// Adds `items` after those that were added before. Nothing where one of them is not plain.
+    pub fn add(&mut self, items: &[impl Serialize]) -> Option<()> {
+        let mut writer = Writer { out: std::mem::take(&mut self.items), pretty: true, depth: 2, members: Vec::new() };
+        for item in items {
+            writer.separate(self.count == 0);
+            item.serialize(&mut writer).ok()?;
+            self.count += 1;
+        }
+        self.items = writer.out;
+        Some(())
+    }
+
+    /// How many items were added.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The document that has the list as its member `list`, and after it the text `member`. Both names need no escapes.
+    pub fn pretty(&self, list: &str, (member, text): (&str, &str)) -> Option<Vec<u8>> {
+        debug_assert!(list < member);
+        let mut writer = Writer { out: Vec::with_capacity(self.items.len() + 128), pretty: true, depth: 1, members: Vec::new() };
+        writer.out.push(b'{');
+        writer.line();
+        writer.text(list).ok()?;
+        writer.out.extend_from_slice(b": [");
+        writer.out.extend_from_slice(&self.items);
+        writer.depth = 2;
+        writer.close(b']', self.count == 0);
+        writer.separate(false);
+        writer.text(member).ok()?;
+        writer.out.extend_from_slice(b": ");
+        writer.text(text).ok()?;
+        writer.close(b'}', false);
+        writer.out.push(b'\n');
+        Some(writer.out)
+    }
+}
+
 /// The document is not plain.
 #[derive(Debug, thiserror::Error)]
 #[error("the document is not plain")]
@@ -62,7 +109,8 @@ struct Member {
 
 impl Writer {
     fn text(&mut self, text: &str) -> Result<(), NotPlain> {
-        if text.bytes().any(|byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
+        // Without an early end, which would be looked for byte by byte.
+        if text.bytes().fold(false, |found, byte| found | (byte < 0x20) | (byte == b'"') | (byte == b'\\')) {
             return serde_json::to_writer(&mut self.out, text).map_err(|_| NotPlain);
         }
         self.out.push(b'"');

@@ -448,6 +448,9 @@ fn spelled(fate: &Fate) -> String {
     }
 }
 
+/// Where what an executor printed is to be seen, also by those to whom it was not shown as it came.
+const SHOW_PRINTED: &str = "git cbia show refs/cbia/ledger shows what it printed";
+
 /// Why an execution counts for nothing, if it does.
 fn judge(verdict: &Verdict, config: &ExecutorConfig, order: &Order, printed: u64) -> Option<Finding> {
     let error = Finding::error;
@@ -459,8 +462,9 @@ fn judge(verdict: &Verdict, config: &ExecutorConfig, order: &Order, printed: u64
             error(Code::ExecutorFailed, format!("the executor ended and left processes running; {left} were killed"))
                 .hint("wait for every process that it starts")
         }
-        Fate::Exited(status) => error(Code::ExecutorFailed, format!("the executor ended with status {status}"))
-            .hint("what it printed is above, and in the record: git cbia show"),
+        Fate::Exited(status) => {
+            error(Code::ExecutorFailed, format!("the executor ended with status {status}")).hint(SHOW_PRINTED)
+        }
         Fate::Signalled(signal) => {
             let named = rustix::process::Signal::from_named_raw(*signal);
             let why = match named {
@@ -468,7 +472,7 @@ fn judge(verdict: &Verdict, config: &ExecutorConfig, order: &Order, printed: u64
                 Some(rustix::process::Signal::XFSZ) => ": sandbox.limits.file_bytes is the limit",
                 _ => "",
             };
-            error(Code::ExecutorKilled, format!("the executor was killed by signal {signal}{why}"))
+            error(Code::ExecutorKilled, format!("the executor was killed by signal {signal}{why}")).hint(SHOW_PRINTED)
         }
         Fate::TimedOut => {
             let seconds = order.timeout_ms / 1000;

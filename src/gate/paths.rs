@@ -53,7 +53,8 @@ pub fn is_selection_policy(path: &RepoPath) -> bool {
     path.is_under("policy/select") && !is_policy_test(path)
 }
 
-/// Why an artifact may not lie at `path`, if it may not.
+/// Why neither an artifact nor a file of the package may lie at `path`, if it may not. On a file system that does not tell letters by their
+/// case, a name in other letters is the same name.
 pub fn reserved(path: &RepoPath) -> Option<&'static str> {
     const FOLDERS: [(&str, &str); 6] = [
         (SNAPSHOT_FOLDER, "a run's tree keeps its snapshot there"),
@@ -64,10 +65,13 @@ pub fn reserved(path: &RepoPath) -> Option<&'static str> {
         ("schemas", "the schemas are read from there"),
     ];
     let text = path.as_str();
-    if text.eq_ignore_ascii_case(AUDIT_MANIFEST_PATH) {
+    // By way of the capitals, for there are letters of which only the capital is the same.
+    let folded = text.to_uppercase().to_lowercase();
+    let first = folded.split('/').next().unwrap_or_default();
+    if folded == AUDIT_MANIFEST_PATH {
         return Some("what an audit needs is read from there");
     }
-    let folder = FOLDERS.iter().find(|(folder, _)| path.is_under(folder) || text.eq_ignore_ascii_case(folder));
+    let folder = FOLDERS.iter().find(|(folder, _)| first == *folder);
     let git = text.split('/').any(|c| c.len() >= 4 && c.as_bytes()[..4].eq_ignore_ascii_case(b".git"));
     folder.map(|(_, why)| *why).or(git.then_some("git itself reads files of that name"))
 }
@@ -111,10 +115,19 @@ mod tests {
             ".gitattributes",
             "a/.gitmodules",
             "x/.GitIgnore",
+            "Control/a",
+            "POLICY",
+            "Policy/promote/x.rego",
+            "SCHEMAS/a",
+            "\u{17f}chemas/a",
+            "Inputs/a",
+            "Opa/input.json",
+            "eXecution/a",
+            "Assurance/audit_bundle.manifest.JSON",
         ] {
             assert!(reserved(&path.parse().unwrap()).is_some(), "{path}");
         }
-        for path in ["artifacts/a", "docs/inputs/a", "a.git", "x/gitignore"] {
+        for path in ["artifacts/a", "docs/inputs/a", "a.git", "x/gitignore", "Controls/a", "docs/Policy/a", "Assurance/a"] {
             assert!(reserved(&path.parse().unwrap()).is_none(), "{path}");
         }
     }

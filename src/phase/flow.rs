@@ -40,8 +40,9 @@ pub fn run(input: &Input) -> Result<FlowManifest, Vec<Finding>> {
     let kept: BTreeSet<&RepoPath> = input.selection.kept().map(|selected| &selected.path).collect();
     let kept: Vec<FileEntry> = input.artifacts.iter().filter(|file| kept.contains(&file.path)).cloned().collect();
     let layout = input.pipeline.flow.as_ref().map_or_else(default_layout, |flow| flow.layout.clone());
-    let taken =
-        |path: &RepoPath| reserved(path).or_else(|| input.inputs.contains(path).then_some("an input of the run lies there"));
+    let inputs: BTreeSet<String> = input.inputs.iter().map(RepoPath::fold_key).collect();
+    let is_input = |path: &RepoPath| inputs.contains(&path.fold_key());
+    let taken = |path: &RepoPath| reserved(path).or_else(|| is_input(path).then_some("an input of the run lies there"));
     lay_out(&layout::Input {
         kept: &kept,
         artifacts: &input.artifacts.iter().map(|file| file.path.clone()).collect(),

@@ -27,7 +27,7 @@ use crate::document::objectives::Objective;
 use crate::document::path::RepoPath;
 use crate::document::phase::Phase;
 use crate::document::pipeline::Pipeline;
-use crate::document::run_ledger::{ArtifactHashes, LedgerEntry, LedgerEvent, RunLedger};
+use crate::document::run_ledger::{ArtifactHashes, GrowingLedger, LedgerEntry, LedgerEvent, RunLedger};
 use crate::executor::builtin::{AuthorityText, Job, generate};
 use crate::executor::external::{self, Host};
 use crate::executor::resolve::{RUNNER_VERSION, generator_version, is_builtin};
@@ -231,7 +231,7 @@ pub struct Account {
     /// The artifact map.
     pub artifact_hashes: ArtifactHashes,
     /// The run ledger, without what the cache had to do with it.
-    pub run_ledger: RunLedger,
+    pub run_ledger: GrowingLedger,
 }
 
 /// Accounts for `produced` artifacts. A pure function of the run's state and the artifacts, so that a stored run can be held against it.
@@ -267,24 +267,26 @@ pub fn account(
     let artifact_hashes: ArtifactHashes = outputs.iter().map(|o| (o.path.clone(), o.sha256)).collect();
     let outputs = OutputsManifest { schema_version: version(), phase: Phase::Gen, artifacts: outputs };
     let manifest = json::emit(&outputs);
-    let mut run_ledger = gates.clone();
-    run_ledger.entries.push(LedgerEntry::phase(Phase::Gen, Digest::of(&manifest)));
-    run_ledger.entries.extend(outputs.artifacts.iter().cloned().map(|o| LedgerEntry {
-        phase: Phase::Gen,
-        event: LedgerEvent::Artifact,
-        artifact: Some(o.path),
-        sha256: Some(o.sha256),
-        objectives: o.objectives,
-        authorities: o.authorities,
-        check: None,
-        cache: None,
-    }));
+    let mut run_ledger = GrowingLedger::new(gates.clone());
+    run_ledger.push(LedgerEntry::phase(Phase::Gen, Digest::of(&manifest)));
+    for output in outputs.artifacts.iter().cloned() {
+        run_ledger.push(LedgerEntry {
+            phase: Phase::Gen,
+            event: LedgerEvent::Artifact,
+            artifact: Some(output.path),
+            sha256: Some(output.sha256),
+            objectives: output.objectives,
+            authorities: output.authorities,
+            check: None,
+            cache: None,
+        });
+    }
     let evidence = Evidence::from([
         (super::path(REQUEST_PATH), json::emit(&request)),
         (super::path(OUTPUTS_PATH), manifest),
         (super::path(REPORT_PATH), json::emit(&report)),
         (super::path(ARTIFACT_HASHES_PATH), json::emit(&artifact_hashes)),
-        (super::path(RUN_LEDGER_PATH), json::emit(&run_ledger)),
+        (super::path(RUN_LEDGER_PATH), run_ledger.emit()),
     ]);
     Account { evidence, outputs, report, artifact_hashes, run_ledger }
 }

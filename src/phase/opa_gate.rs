@@ -117,7 +117,7 @@ impl Asked<'_> {
 pub(super) fn ask(asked: &Asked, judge: &mut dyn Judge) -> (Option<Value>, Evidence, Vec<Finding>) {
     let Asked { capsule, bundle, bundle_files, .. } = *asked;
     let document = asked.document();
-    let question = Prepared::new(&document);
+    let (question, emitted) = (Prepared::new(&document), json::emit(&document));
     let evaluation = judge.judge(&Question { bundle, query: QUERY, input: &question });
     let answer = evaluation.decision_json.result.first().and_then(|result| result.expressions.first()).map(|e| e.value.clone());
     let bundle_hash = BundleHash {
@@ -131,7 +131,7 @@ pub(super) fn ask(asked: &Asked, judge: &mut dyn Judge) -> (Option<Value>, Evide
             .collect(),
     };
     let evidence = Evidence::from([
-        (super::path(INPUT_PATH), json::emit(&document)),
+        (super::path(INPUT_PATH), emitted),
         (super::path(DECISION_PATH), json::emit(&evaluation.decision_json)),
         (super::path(EXPLAIN_PATH), json::emit(&evaluation.explain_json)),
         (super::path(BUNDLE_PATH), json::emit(&bundle_hash)),

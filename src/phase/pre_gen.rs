@@ -118,13 +118,14 @@ pub fn run(input: Input, judge: &mut dyn Judge) -> Output {
             });
         }
     }
-    let mut capsule = capsule(&input);
+    let mut allowing = None;
     if !refuses(&findings)
         && let (Some(assembled), Ok(bundle), Ok(pipeline)) = (&assembled, input.bundle, input.pipeline)
     {
-        findings.extend(ask_policy(&input, assembled, bundle, &pipeline.document, &capsule, &findings, judge));
+        findings.extend(ask_policy(&input, assembled, bundle, &pipeline.document, &findings, &mut allowing, judge));
     }
 
+    let mut capsule = allowing.unwrap_or_else(|| capsule(&input));
     if refuses(&findings) || assembled.is_none() {
         capsule.kernel_decision = KernelDecision::Deny;
     }
@@ -146,8 +147,8 @@ fn ask_policy(
     assembled: &Assembled,
     bundle: &Bundle,
     pipeline: &Pipeline,
-    allowing: &Capsule,
     known: &[Finding],
+    allowing: &mut Option<Capsule>,
     judge: &mut dyn Judge,
 ) -> Vec<Finding> {
     let shown = Prepared::new(&KernelInput {
@@ -166,6 +167,7 @@ fn ask_policy(
     let question = Question { bundle, query: QUERY, input: &shown };
     // What the next gate will ask if this one allows can be worked out at the same time. It is not asked before.
     if judge.expect(&question) {
+        let allowing = allowing.insert(capsule(input));
         opa_gate::announce(allowing, &input.ledger.value, assembled, bundle, judge);
     }
     let evaluation = judge.judge(&question);

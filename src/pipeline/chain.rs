@@ -35,7 +35,10 @@ pub struct Seal<'a> {
 pub struct Chain {
     state_key: Digest,
     executor_key: Digest,
+    /// Everything but the snapshot.
     tree: Tree,
+    /// The snapshot, by its paths in itself.
+    files: Tree,
     /// The folder of the snapshot, which no phase changes, once it has been written.
     snapshot: Option<Oid>,
     /// The phase commits so far, in order.
@@ -47,17 +50,16 @@ pub struct Chain {
 impl Chain {
     /// The chain before its first phase: it holds the snapshot.
     pub fn new(inputs: &Inputs, state_key: Digest, executor_key: Digest) -> Result<Self, PipelineError> {
-        let mut tree = Tree::new();
-        for (path, file) in &inputs.files {
-            tree.insert(format!("{SNAPSHOT_FOLDER}/{}", path.as_str()).parse()?, Leaf { id: file.id, executable: false });
-        }
-        Ok(Self { state_key, executor_key, tree, snapshot: None, commits: Vec::new(), emitted: BTreeMap::new() })
+        let leaf = |id| Leaf { id, executable: false };
+        let files = inputs.files.iter().map(|(path, file)| (path.clone(), leaf(file.id))).collect();
+        let (tree, commits, emitted) = (Tree::new(), Vec::new(), BTreeMap::new());
+        Ok(Self { state_key, executor_key, tree, files, snapshot: None, commits, emitted })
     }
 
     /// Seals a phase.
     pub fn seal(&mut self, batch: &mut Batch<'_>, seal: &Seal<'_>) -> Result<Oid, PipelineError> {
         for (path, bytes) in seal.evidence {
-            let id = batch.blob_of(bytes)?;
+            let id = batch.blob(bytes)?;
             self.emitted.insert(path.clone(), id);
             self.tree.insert(path.clone(), Leaf { id, executable: false });
         }
@@ -80,21 +82,14 @@ impl Chain {
     }
 
     fn write(&mut self, batch: &mut Batch<'_>) -> Result<Oid, PipelineError> {
-        let in_snapshot = |path: &RepoPath| path.is_under(SNAPSHOT_FOLDER);
+        if self.files.is_empty() {
+            return Ok(write_tree(batch, &self.tree)?);
+        }
         let folder = match self.snapshot {
             Some(folder) => folder,
-            None => {
-                let below = |path: &RepoPath| path.as_str()[SNAPSHOT_FOLDER.len() + 1..].parse();
-                let files = self.tree.iter().filter(|(path, _)| in_snapshot(path));
-                let files = files.map(|(path, leaf)| Ok((below(path)?, *leaf))).collect::<Result<Tree, PathError>>()?;
-                if files.is_empty() {
-                    return Ok(write_tree(batch, &self.tree)?);
-                }
-                *self.snapshot.insert(write_tree(batch, &files)?)
-            }
+            None => *self.snapshot.insert(write_tree(batch, &self.files)?),
         };
-        let others = self.tree.iter().filter(|(path, _)| !in_snapshot(path)).map(|(path, leaf)| (path.clone(), *leaf)).collect();
-        Ok(write_tree_around(batch, &others, &[(SNAPSHOT_FOLDER, folder)])?)
+        Ok(write_tree_around(batch, &self.tree, &[(SNAPSHOT_FOLDER, folder)])?)
     }
 
     /// The last phase commit.
@@ -103,8 +98,11 @@ impl Chain {
     }
 
     /// Everything the last phase commit holds.
-    pub fn tree(&self) -> &Tree {
-        &self.tree
+    pub fn tree(&self) -> Result<Tree, PathError> {
+        let place = |(path, leaf): (&RepoPath, &Leaf)| Ok((format!("{SNAPSHOT_FOLDER}/{}", path.as_str()).parse()?, *leaf));
+        let mut tree = self.files.iter().map(place).collect::<Result<Tree, PathError>>()?;
+        tree.extend(self.tree.iter().map(|(path, leaf)| (path.clone(), *leaf)));
+        Ok(tree)
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod chain;
 pub mod finished;
+mod foresee;
 pub mod inputs;
 pub mod judge;
 mod keep;

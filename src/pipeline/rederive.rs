@@ -8,7 +8,7 @@ use super::PipelineError;
 use super::inputs::Inputs;
 use super::known::Known;
 pub use super::step::Output;
-use super::step::{Admitted, Documents, joined};
+use super::step::{Admitted, Documents, MAX_DOCUMENT, joined};
 pub use super::step::{Gates, OTHER_CHAIN, gates};
 use super::tail::{Means, Whole};
 use crate::document::digest::Digest;
@@ -17,9 +17,9 @@ use crate::document::inputs_manifest::FileEntry;
 use crate::document::path::RepoPath;
 use crate::document::phase::Phase;
 use crate::document::pipeline::Pipeline;
-use crate::phase::Judge;
 use crate::phase::r#gen;
-use crate::policy::{Ahead, Cage, Evaluation, Question};
+use crate::phase::{Judge, opa_gate, path};
+use crate::policy::{Ahead, Cage, Evaluation, Prepared, Question};
 use crate::store::object::Reader;
 use crate::store::pack::Batch;
 use crate::store::{Oid, Store};
@@ -60,6 +60,15 @@ pub struct Held {
     pub package: BTreeMap<RepoPath, Oid>,
     /// The artifacts that were pruned: they are in the run, and need not be anywhere else.
     pub pruned: Vec<RepoPath>,
+}
+
+/// Says what EVAL will ask if the stored run at `tip` is right about it. What it does ask is what the phases come to: nothing is taken from the
+/// run. It takes long enough to be begun as soon as possible.
+pub fn announce(store: &Store, inputs: &Inputs, tip: Oid, judge: &mut dyn Judge) {
+    let Ok(bundle) = &inputs.bundle else { return };
+    let id = store.tree_of(&tip).ok().and_then(|tree| store.lookup(&tree, &path(opa_gate::INPUT_PATH)).ok()?);
+    let Some(Ok(text)) = id.map(|id| store.read_blob(&id, MAX_DOCUMENT)) else { return };
+    judge.expect(&Question { bundle, query: opa_gate::QUERY, input: &Prepared::emitted(&text) });
 }
 
 /// Holds the stored run at `tip` against a state. A finding says why the run is refused; the gates must have admitted the state.
@@ -145,7 +154,6 @@ fn hold_admitted(
     believed: &dyn Fn(&Oid, &Digest) -> bool,
 ) -> Result<Result<Held, Finding>, PipelineError> {
     let Admitted { store, state_key, executor_key, .. } = admitted;
-    admitted.announce(tip, judge);
     let handed = match admitted.handed(tip) {
         Ok(handed) => handed,
         Err(finding) => return Ok(Err(finding)),

@@ -1,6 +1,7 @@
 //! `git cbia run`, from lock to replay. The order, read top to bottom.
 
 use super::PipelineError;
+use super::foresee::foresee;
 use super::inputs::{self, ExecutorSource, From};
 use super::judge::Remembering;
 use super::miss;
@@ -139,7 +140,13 @@ pub fn run(store: &Store, options: &Options<'_>) -> Result<Report, PipelineError
         }
     }
     match found {
-        Some(work) if options.mode == Mode::Status => return Ok(settle.would_replay(&work)),
+        Some(work) if options.mode == Mode::Status => {
+            let ahead = if work.whole.is_none() { foresee(&admitted, &work.output, &mut judge) } else { None };
+            return Ok(match ahead {
+                Some((whole, stop)) => settle.would_stop(&whole, &stop),
+                None => settle.would_replay(&work),
+            });
+        }
         // A stored artifact that is not what its run says shows only when it is read, which is now.
         Some(work) if work.origin == Origin::Run => {
             judge.remember()?;

@@ -30,6 +30,8 @@ pub(super) struct Step {
     pub summary: String,
     pub decision: Option<&'static str>,
     pub evidence: Evidence,
+    /// SHA-256 of what was emitted.
+    pub digests: BTreeMap<RepoPath, Digest>,
     /// The document that the phase's entry in the run ledger names.
     pub document: Digest,
     pub findings: Vec<Finding>,
@@ -38,7 +40,10 @@ pub(super) struct Step {
 }
 
 impl Step {
-    pub fn new(phase: Phase, status: PhaseStatus, key: CacheKey, evidence: Evidence, document: Digest) -> Self {
+    /// A phase whose entry in the run ledger names what it emitted at `document`.
+    pub fn new(phase: Phase, status: PhaseStatus, key: CacheKey, hashed: Hashed, document: &RepoPath) -> Self {
+        let document = hashed.digest(document);
+        let Hashed { evidence, digests } = hashed;
         Self {
             phase,
             status,
@@ -46,11 +51,30 @@ impl Step {
             summary: String::new(),
             decision: None,
             evidence,
+            digests,
             document,
             findings: Vec::new(),
             changed: Vec::new(),
             artifacts: BTreeMap::new(),
         }
+    }
+}
+
+/// What a phase emitted, hashed once.
+pub(super) struct Hashed {
+    evidence: Evidence,
+    digests: BTreeMap<RepoPath, Digest>,
+}
+
+impl Hashed {
+    pub fn new(evidence: Evidence) -> Self {
+        let digests = evidence.iter().map(|(path, bytes)| (path.clone(), Digest::of(bytes))).collect();
+        Self { evidence, digests }
+    }
+
+    /// SHA-256 of what was emitted at a path; of nothing where nothing was.
+    pub fn digest(&self, at: &RepoPath) -> Digest {
+        self.digests.get(at).copied().unwrap_or_else(|| Digest::of(b""))
     }
 }
 
@@ -83,13 +107,48 @@ impl<'s> Changes<'s> {
     }
 }
 
-impl<'s> Tail<'_, 's, '_, '_> {
+impl<'r, 's> Tail<'r, '_, 's, '_> {
     /// What a phase without a cache entry of its own counts as.
     pub fn recomputed(&self) -> PhaseStatus {
         match self.means.known {
             Known::Run(_) | Known::Doubted(_) => PhaseStatus::Replayed,
             Known::Cache => PhaseStatus::Executed,
         }
+    }
+
+    /// Whether the run has the phase: the execution DAG may leave some out.
+    pub fn declared(&self, phase: Phase) -> bool {
+        self.admitted.inputs.declares(phase)
+    }
+
+    pub fn skip(&mut self, phase: Phase) {
+        self.whole.phases.push(Done { phase, status: PhaseStatus::Skipped, key: None, artifacts: BTreeMap::new() });
+    }
+
+    /// The key of a phase after GEN: GEN's, but for the phase itself, what it was handed, and how it is configured.
+    pub fn key(&self, phase: Phase, version: u32, input: Digest, config: Digest) -> CacheKey {
+        CacheKey {
+            phase,
+            phase_version: version,
+            phase_input_hash: Some(input),
+            phase_config_hash: config,
+            ..self.admitted.key.clone()
+        }
+    }
+
+    /// SHA-256 of a document as it is emitted, whether this run emits it or not.
+    pub fn digest_of(&self, at: &'static str, document: &impl serde::Serialize) -> Digest {
+        let at = path(at);
+        let emitted = self.digests.get(&at).filter(|_| self.whole.evidence.contains_key(&at));
+        emitted.copied().unwrap_or_else(|| Digest::of(&json::emit(document)))
+    }
+
+    pub fn set_hash(&self) -> Digest {
+        Digest::of_listing(self.files.values().map(|file| (&file.path, file.sha256)))
+    }
+
+    pub fn pipeline(&self) -> &'r crate::document::pipeline::Pipeline {
+        self.admitted.input.pipeline
     }
 
     pub fn hashes(&self) -> BTreeMap<RepoPath, Digest> {
@@ -105,7 +164,7 @@ impl<'s> Tail<'_, 's, '_, '_> {
         let mut fresh = Fresh { key: key.clone(), files: Vec::new(), ids: BTreeMap::new() };
         for (at, bytes) in documents {
             let entry = FileEntry { path: at.clone(), sha256: Digest::of(bytes), bytes: bytes.len() as u64 };
-            fresh.ids.insert(at.clone(), self.batch.blob_of(bytes)?);
+            fresh.ids.insert(at.clone(), self.batch.blob(bytes)?);
             fresh.files.push(entry);
         }
         for (file, id) in changed {
@@ -148,26 +207,26 @@ impl<'s> Tail<'_, 's, '_, '_> {
     /// Enters a phase into the run ledger. An artifact has one entry, that of the phase which gave it its bytes.
     pub fn entered(&mut self, mut step: Step) -> Step {
         self.apply(&step.changed);
-        let ledger = &mut self.whole.ledger;
         let replaced: BTreeMap<&RepoPath, Digest> = step.changed.iter().map(|(file, _)| (&file.path, file.sha256)).collect();
         let mut own = Vec::new();
         if !replaced.is_empty() {
             let moved = |entry: &LedgerEntry| {
                 entry.event == LedgerEvent::Artifact && entry.artifact.as_ref().is_some_and(|path| replaced.contains_key(path))
             };
-            for entry in ledger.entries.iter().filter(|entry| moved(entry)) {
-                let sha256 = entry.artifact.as_ref().and_then(|path| replaced.get(path).copied());
-                own.push(LedgerEntry { phase: step.phase, sha256, ..entry.clone() });
-            }
-            ledger.entries.retain(|entry| !moved(entry));
+            own = self.ledger.take(moved);
         }
-        ledger.entries.push(LedgerEntry::phase(step.phase, step.document).checked(&step.findings));
-        ledger.entries.extend(own);
-        step.evidence.insert(path(RUN_LEDGER_PATH), json::emit(ledger));
+        self.ledger.push(LedgerEntry::phase(step.phase, step.document).checked(&step.findings));
+        for entry in own {
+            let sha256 = entry.artifact.as_ref().and_then(|path| replaced.get(path).copied());
+            self.ledger.push(LedgerEntry { phase: step.phase, sha256, ..entry });
+        }
+        let mut accounts = vec![(path(RUN_LEDGER_PATH), self.ledger.emit())];
         if !step.changed.is_empty() {
-            step.evidence.insert(path(ARTIFACT_HASHES_PATH), json::emit(&self.whole.hashes));
+            accounts.push((path(ARTIFACT_HASHES_PATH), json::emit(&self.whole.hashes)));
         }
-        self.digests.extend(step.evidence.iter().map(|(path, bytes)| (path.clone(), Digest::of(bytes))));
+        step.digests.extend(accounts.iter().map(|(path, bytes)| (path.clone(), Digest::of(bytes))));
+        step.evidence.extend(accounts);
+        self.digests.extend(step.digests.iter().map(|(path, digest)| (path.clone(), *digest)));
         step
     }
 

@@ -174,6 +174,13 @@ impl<'a> Settle<'a> {
         report
     }
 
+    /// A status that knows GEN's output, and that a later phase stops it.
+    pub fn would_stop(mut self, whole: &Whole, stop: &Stop) -> Report {
+        self.went(whole, PhaseStatus::Replayed);
+        self.findings.extend(stop.findings.clone());
+        self.report(Outcome::WouldDeny, Event::None, PhaseStatus::Replayed, stop.ended)
+    }
+
     /// A status that does not.
     pub fn would_run(mut self) -> Report {
         self.report(Outcome::WouldRun, Event::None, PhaseStatus::Executed, Ended::Done)

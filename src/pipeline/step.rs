@@ -26,7 +26,7 @@ use crate::gate::authority::LEDGER_PATH;
 use crate::gate::paths::CAPSULE_PATH;
 use crate::phase::r#gen::{self, Executed, OUTPUTS_PATH, REPORT_PATH, Sources, account};
 use crate::phase::{Assembled, Evidence, Judge, authority_lock, opa_gate, path, pre_gen};
-use crate::policy::{Bundle, Prepared, Question};
+use crate::policy::Bundle;
 use crate::store::pack::Batch;
 use crate::store::tree::{Tree, TreeLimits};
 use crate::store::{Oid, Store};
@@ -34,7 +34,7 @@ use crate::store::{Oid, Store};
 /// Why a run is refused whose last tree is right: a commit before it, or a commit's own text, is not.
 pub const OTHER_CHAIN: &str = "its phase commits are not those of this state";
 /// The largest document of a run that is read back, in bytes.
-const MAX_DOCUMENT: u64 = 64 << 20;
+pub(super) const MAX_DOCUMENT: u64 = 64 << 20;
 
 /// A gate that was reached.
 pub struct Reached {
@@ -308,16 +308,6 @@ impl Admitted<'_> {
         Ok(Handed { tip, tree, commits, output })
     }
 
-    /// Says what EVAL will ask if the stored run at `tip` is right about it. What it does ask is what the phases come to: nothing is taken from
-    /// the run.
-    pub fn announce(&self, tip: Oid, judge: &mut dyn Judge) {
-        let at = path(opa_gate::INPUT_PATH);
-        let text = self.store.tree_of(&tip).ok().and_then(|tree| self.store.lookup(&tree, &at).ok()?);
-        let Some(Ok(text)) = text.map(|id| self.store.read_blob(&id, MAX_DOCUMENT)) else { return };
-        let input = &Prepared::emitted(&text);
-        judge.expect(&Question { bundle: self.documents.bundle, query: opa_gate::QUERY, input });
-    }
-
     /// What that comes to, if the run is exactly that.
     pub fn hold(
         &self,
@@ -337,7 +327,7 @@ impl Admitted<'_> {
         if whole.chain.tip() == Some(tip) {
             return Ok(Ok((output, whole)));
         }
-        let expected = whole.chain.tree();
+        let expected = whole.chain.tree()?;
         let paths: BTreeSet<&RepoPath> = expected.keys().chain(tree.keys()).collect();
         let mut differing = paths.into_iter().filter(|path| expected.get(*path) != tree.get(*path));
         let first = differing.next();

@@ -9,7 +9,7 @@ use super::PipelineError;
 use super::chain::Chain;
 use super::known::{Known, Repaired, Stored};
 use super::run::Ended;
-use super::seal::{Changes, Step};
+use super::seal::{Changes, Hashed, Step};
 use super::step::{Admitted, Documents, Output, counted};
 use crate::artifact::Files;
 use crate::artifact::repair::bound;
@@ -26,10 +26,10 @@ use crate::document::phase::Phase;
 use crate::document::pipeline::{Repair, Repairer};
 use crate::document::record::PhaseStatus;
 use crate::document::repair_report::RepairReport;
-use crate::document::run_ledger::{ArtifactHashes, CacheUse, RunLedger};
+use crate::document::run_ledger::{ArtifactHashes, CacheUse, GrowingLedger, RunLedger};
 use crate::document::selection::Selection;
 use crate::phase::r#gen::{Account, OUTPUTS_PATH, REPORT_PATH, Trace};
-use crate::phase::{Evidence, Judge, check, eval, flow, path, repair, select, structure};
+use crate::phase::{Evidence, Judge, check, eval, flow, opa_gate, path, repair, select, structure};
 use crate::store::Oid;
 use crate::store::pack::Batch;
 use crate::store::share::{Sharing, Wanted};
@@ -147,6 +147,7 @@ pub(super) struct Tail<'r, 'a, 's, 'm> {
     pub means: Means<'m>,
     pub whole: Whole,
     pub files: BTreeMap<RepoPath, FileEntry>,
+    pub ledger: GrowingLedger,
     /// SHA-256 of everything in the run's tree, by its place there.
     pub digests: BTreeMap<RepoPath, Digest>,
     pub schemas: BTreeMap<RepoPath, Vec<u8>>,
@@ -184,7 +185,7 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
             pruned: Vec::new(),
             package: None,
             hashes: account.artifact_hashes.clone(),
-            ledger: account.run_ledger.clone(),
+            ledger: RunLedger::empty(),
             phases: vec![done],
             stopped: None,
             fresh: Vec::new(),
@@ -192,7 +193,8 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
             warnings: Vec::new(),
         };
         let schemas = admitted.inputs.schemas(admitted.store)?;
-        Ok(Self { admitted, account, batch, means, whole, files, digests, schemas, repairs: Vec::new(), checks: 0 })
+        let ledger = account.run_ledger.clone();
+        Ok(Self { admitted, account, batch, means, whole, files, ledger, digests, schemas, repairs: Vec::new(), checks: 0 })
     }
 
     /// Goes through the phases.
@@ -210,6 +212,7 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
             Err(Halt::Error(error)) => return Err(error),
         }
         self.whole.output.files = self.files.into_values().collect();
+        self.whole.ledger = self.ledger.into_ledger();
         Ok(self.whole)
     }
 
@@ -219,41 +222,6 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
         let selection = self.selected(&report, &metadata)?;
         self.packaged(&selection)?;
         self.evaluated()
-    }
-
-    /// Whether the run has the phase: the execution DAG may leave some out.
-    fn declared(&self, phase: Phase) -> bool {
-        self.admitted.inputs.declares(phase)
-    }
-
-    fn skip(&mut self, phase: Phase) {
-        self.whole.phases.push(Done { phase, status: PhaseStatus::Skipped, key: None, artifacts: BTreeMap::new() });
-    }
-
-    /// The key of a phase after GEN: GEN's, but for the phase itself, what it was handed, and how it is configured.
-    fn key(&self, phase: Phase, version: u32, input: Digest, config: Digest) -> CacheKey {
-        CacheKey {
-            phase,
-            phase_version: version,
-            phase_input_hash: Some(input),
-            phase_config_hash: config,
-            ..self.admitted.key.clone()
-        }
-    }
-
-    /// SHA-256 of a document as it is emitted, whether this run emits it or not.
-    fn digest_of(&self, at: &'static str, document: &impl serde::Serialize) -> Digest {
-        let at = path(at);
-        let emitted = self.digests.get(&at).filter(|_| self.whole.evidence.contains_key(&at));
-        emitted.copied().unwrap_or_else(|| Digest::of(&json::emit(document)))
-    }
-
-    fn set_hash(&self) -> Digest {
-        Digest::of_listing(self.files.values().map(|file| (&file.path, file.sha256)))
-    }
-
-    fn pipeline(&self) -> &'r crate::document::pipeline::Pipeline {
-        self.admitted.input.pipeline
     }
 
     /// CHECK, and as long as it fails and may be repaired, REPAIR and CHECK again.
@@ -318,10 +286,13 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
             false => format!("failed, {}", counted(errors, "finding", "findings")),
         };
         self.warn(&report.findings);
-        let document = digest_of(&evidence, check::REPORT_PATH);
         let status = if report.passed { status } else { PhaseStatus::Failed };
         let findings = report.findings.clone();
-        self.seal(Step { summary, findings, ..Step::new(Phase::Check, status, key, evidence, document) })?;
+        self.seal(Step {
+            summary,
+            findings,
+            ..Step::new(Phase::Check, status, key, Hashed::new(evidence), &path(check::REPORT_PATH))
+        })?;
         Ok(report)
     }
 
@@ -399,9 +370,9 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
             false => format!("attempt {attempt}, refused"),
         };
         let [_, _, at] = repair::places(attempt);
-        let document = evidence.get(&at).map_or(Digest::of(b""), |bytes| Digest::of(bytes));
         let artifacts = changed.iter().map(|(file, _)| (file.path.clone(), file.sha256)).collect();
-        let step = Step::new(Phase::Repair, if accepted { status } else { PhaseStatus::Failed }, key, evidence, document);
+        let status = if accepted { status } else { PhaseStatus::Failed };
+        let step = Step::new(Phase::Repair, status, key, Hashed::new(evidence), &at);
         let findings = said.findings.clone();
         self.seal(Step { summary, findings, changed, artifacts, ..step })?;
         let refused = repair::refusal(&said);
@@ -444,8 +415,7 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
         }
         let count = counted(self.files.len(), "artifact", "artifacts");
         let summary = if changed.is_empty() { count } else { format!("{count}, {} normalized", changed.len()) };
-        let document = digest_of(&evidence, structure::METADATA_PATH);
-        let step = Step::new(Phase::Struct, status, key, evidence, document);
+        let step = Step::new(Phase::Struct, status, key, Hashed::new(evidence), &path(structure::METADATA_PATH));
         self.seal(Step { summary, changed, artifacts: self.hashes(), ..step })?;
         Ok(metadata)
     }
@@ -503,10 +473,9 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
         self.whole.pruned = pruned.map(|artifact| artifact.path.clone()).collect();
         let kept = selection.kept().count();
         let summary = format!("{kept} kept, {} pruned", selection.artifacts.len() - kept);
-        let evidence = select::emitted(&selection);
-        let document = digest_of(&evidence, select::SELECTION_PATH);
+        let evidence = Hashed::new(select::emitted(&selection));
         let artifacts = selection.kept().map(|kept| (kept.path.clone(), kept.sha256)).collect();
-        self.seal(Step { summary, artifacts, ..Step::new(Phase::Select, status, key, evidence, document) })?;
+        self.seal(Step { summary, artifacts, ..Step::new(Phase::Select, status, key, evidence, &path(select::SELECTION_PATH)) })?;
         Ok(selection)
     }
 
@@ -529,11 +498,11 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
                 self.digests.insert(file.path.clone(), file.sha256);
             }
         }
-        let document = digest_of(&evidence, flow::MANIFEST_PATH);
         let summary = counted(manifest.files.len(), "file", "files");
         let artifacts = manifest.files.iter().map(|file| (file.path.clone(), file.sha256)).collect();
         let status = self.recomputed();
-        let step = Step { summary, artifacts, ..Step::new(Phase::Flow, status, key, evidence, document) };
+        let step =
+            Step { summary, artifacts, ..Step::new(Phase::Flow, status, key, Hashed::new(evidence), &path(flow::MANIFEST_PATH)) };
         self.seal_with(step, &placed)?;
         self.whole.package = Some(manifest);
         Ok(())
@@ -549,7 +518,7 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
                 assembled,
                 bundle,
                 bundle_files: &inputs.bundle_files,
-                run_ledger: &self.whole.ledger,
+                run_ledger: self.ledger.ledger(),
                 artifact_hashes: &self.whole.hashes,
             },
             self.means.judge,
@@ -559,16 +528,16 @@ impl<'r, 'a, 's, 'm> Tail<'r, 'a, 's, 'm> {
             Ok(None) => eval::default_manifest(&|phase| self.declared(phase)),
             Err(findings) => return Err(stop(Phase::Eval, Ended::Denied, findings.clone())),
         };
-        let handed = digest_of(&output.evidence, crate::phase::opa_gate::INPUT_PATH);
+        let evidence = Hashed::new(output.evidence);
+        let handed = evidence.digest(&path(opa_gate::INPUT_PATH));
         let key = self.key(Phase::Eval, eval::VERSION, handed, eval::config_hash(&manifest));
-        let document = digest_of(&output.evidence, crate::phase::opa_gate::DECISION_PATH);
         let (status, decision) = if output.allows { (self.recomputed(), "ALLOW") } else { (PhaseStatus::Failed, "DENY") };
         let step = Step {
             summary: format!("policy {decision}"),
             decision: Some(decision),
             findings: output.findings.clone(),
             artifacts: self.hashes(),
-            ..Step::new(Phase::Eval, status, key, output.evidence, document)
+            ..Step::new(Phase::Eval, status, key, evidence, &path(opa_gate::DECISION_PATH))
         };
         if !output.allows {
             self.seal(step)?;
@@ -594,8 +563,4 @@ struct Repairing {
 
 fn stop(phase: Phase, ended: Ended, findings: Vec<Finding>) -> Halt {
     Halt::Stop(Stop { phase, ended, findings })
-}
-
-fn digest_of(evidence: &Evidence, at: &'static str) -> Digest {
-    Digest::of(evidence.get(&path(at)).map(Vec::as_slice).unwrap_or_default())
 }

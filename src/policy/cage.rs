@@ -109,7 +109,7 @@ impl Cage {
             said
         });
         let complaint = std::thread::spawn(move || drain(stderr, MAX_STDERR_BYTES));
-        Ok(Begun { child, told, heard: Some((said, complaint)), until: (deadline, seconds) })
+        Ok(Begun { child, told, heard: Some([said, complaint]), until: (deadline, seconds) })
     }
 
     fn start(&self, seconds: u64) -> Result<Child, CageError> {
@@ -139,7 +139,7 @@ pub struct Begun {
     /// Says that the child has closed its output.
     told: mpsc::Receiver<()>,
     /// What it says and complains; gone once it was waited for.
-    heard: Option<(JoinHandle<Vec<u8>>, JoinHandle<Vec<u8>>)>,
+    heard: Option<[JoinHandle<Vec<u8>>; 2]>,
     /// The end of its time on the wall clock, and the processor time that it has in seconds.
     until: (Instant, u64),
 }
@@ -156,9 +156,8 @@ impl Begun {
         if status.is_err() {
             kill(&mut self.child);
         }
-        let (said, complaint) = self.heard.take().map_or_else(Default::default, |(said, complaint)| {
-            (said.join().unwrap_or_default(), complaint.join().unwrap_or_default())
-        });
+        let heard = self.heard.take().map(|heard| heard.map(|thread| thread.join().unwrap_or_default()));
+        let [said, complaint] = heard.unwrap_or_default();
         let complaint = String::from_utf8_lossy(&complaint);
         match status? {
             status if status.success() && said.len() as u64 > MAX_ANSWER_BYTES => Err(CageError::TooLong),

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use regex::{Regex, RegexBuilder};
 use regorus::unstable::{Module, Ref};
@@ -29,8 +30,7 @@ const MAX_PATTERNS: usize = 256;
 pub struct Loaded {
     /// The engine as it is.
     pub(super) engine: Engine,
-    /// The same, with compiled patterns kept together with what matching by them needs.
-    quick: Engine,
+    quick: Quick,
     pub(super) modules: Vec<Ref<Module>>,
     pub(super) program: Program,
 }
@@ -73,7 +73,7 @@ impl Loaded {
         // What the engine itself finds in preparing rules, such as unsafe variables, is found here and not when reached.
         let prepared = engine.eval_query("true".to_owned(), false);
         match prepared {
-            Ok(_) => Ok(Self { quick: quick(&engine), engine, modules, program }),
+            Ok(_) => Ok(Self { quick: Quick::new(&engine), engine, modules, program }),
             Err(error) => Err(vec![located(Code::PolicyInvalid, &error.to_string(), None)]),
         }
     }
@@ -85,8 +85,9 @@ impl Loaded {
             engine.set_input(input.clone());
             value_in(&mut engine, rule)
         };
-        // What goes wrong is told in the engine's own words.
-        value(&self.quick).or_else(|_| value(&self.engine))
+        let quick = value(&self.quick.engine);
+        // What goes wrong with a pattern is told in the engine's own words.
+        if quick.is_err() && self.quick.gave_up.load(Ordering::Relaxed) { value(&self.engine) } else { quick }
     }
 
     /// Whether `path` is a rule of the bundle.
@@ -95,33 +96,46 @@ impl Loaded {
     }
 }
 
-/// The engine itself keeps compiled patterns too, and copies one for each call, without the automaton that the calls before have built.
-fn quick(engine: &Engine) -> Engine {
-    let mut patterns: HashMap<Arc<str>, Regex> = HashMap::new();
-    let matches = move |arguments: Vec<Value>| {
-        let [Value::String(pattern), Value::String(text)] = arguments.as_slice() else {
-            return Err(NotQuick.into());
+/// The engine, with its `regex.match` replaced by one that answers the same. The engine's own keeps compiled patterns too, and copies one for each
+/// call, without the automaton that the calls before have built.
+struct Quick {
+    engine: Engine,
+    /// Whether a call was left to the engine's own function.
+    gave_up: Arc<AtomicBool>,
+}
+
+impl Quick {
+    fn new(engine: &Engine) -> Self {
+        let gave_up = Arc::new(AtomicBool::new(false));
+        let mut patterns: HashMap<Arc<str>, Regex> = HashMap::new();
+        let given_up = gave_up.clone();
+        let matches = move |arguments: Vec<Value>| {
+            let matched = matched(&arguments, &mut patterns);
+            given_up.fetch_or(matched.is_none(), Ordering::Relaxed);
+            Ok(Value::Bool(matched.ok_or(NotQuick)?))
         };
-        if let Some(compiled) = patterns.get(pattern) {
-            return Ok(compiled.is_match(text).into());
-        }
-        let compiled = RegexBuilder::new(pattern).size_limit(PATTERN_BYTES).build()?;
+        let mut engine = engine.clone();
+        // Refused only where there is one of this name already; then the engine is as quick as it is.
+        engine.add_extension("regex.match".to_owned(), 2, Box::new(matches)).ok();
+        Self { engine, gave_up }
+    }
+}
+
+/// Whether a text matches a pattern; nothing where they are not that.
+fn matched(arguments: &[Value], patterns: &mut HashMap<Arc<str>, Regex>) -> Option<bool> {
+    let [Value::String(pattern), Value::String(text)] = arguments else { return None };
+    if !patterns.contains_key(pattern) {
         if patterns.len() == MAX_PATTERNS {
             patterns.clear();
         }
-        let matched = compiled.is_match(text);
-        patterns.insert(pattern.clone(), compiled);
-        Ok(matched.into())
-    };
-    let mut quick = engine.clone();
-    // Refused only where there is one of this name already; then the engine is as quick as it is.
-    quick.add_extension("regex.match".to_owned(), 2, Box::new(matches)).ok();
-    quick
+        patterns.insert(pattern.clone(), RegexBuilder::new(pattern).size_limit(PATTERN_BYTES).build().ok()?);
+    }
+    patterns.get(pattern).map(|compiled| compiled.is_match(text))
 }
 
 /// Something that the engine's own function is to answer.
 #[derive(Debug, thiserror::Error)]
-#[error("the arguments are not two texts")]
+#[error("this is for the engine's own regex.match")]
 struct NotQuick;
 
 /// The value of a rule in a prepared engine, or nothing if it is undefined.

@@ -185,18 +185,17 @@ fn identity() -> EngineIdentity {
 
 /// Asks the policy, in a cage. Never fails: what goes wrong is an evaluation whose decision is [`Decision::Error`].
 pub fn evaluate(cage: &Cage, question: &Question<'_>) -> Evaluation {
-    let text = question.input.text().into_owned();
-    let input_hash = Digest::of(&text);
-    let answer = begin(cage, question, text).and_then(cage::Begun::answer);
-    evaluated(question, input_hash, answer)
+    let answer = begin(cage, question).and_then(cage::Begun::answer);
+    evaluated(question, answer)
 }
 
-fn begin(cage: &Cage, question: &Question<'_>, text: Vec<u8>) -> Result<cage::Begun, cage::CageError> {
+fn begin(cage: &Cage, question: &Question<'_>) -> Result<cage::Begun, cage::CageError> {
     let request = Request { files: question.bundle.policies().to_vec(), ask: Ask::Evaluate { query: question.query.to_owned() } };
-    cage.begin(&request, text)
+    cage.begin(&request, question.input.text().into_owned())
 }
 
-fn evaluated(question: &Question<'_>, input_hash: Digest, answer: Result<Answer, cage::CageError>) -> Evaluation {
+fn evaluated(question: &Question<'_>, answer: Result<Answer, cage::CageError>) -> Evaluation {
+    let input_hash = question.input.sha256();
     match answer {
         Ok(Answer::Evaluated { value, explain }) => decided(question, input_hash, value, *explain),
         Ok(Answer::Refused { findings }) => failed(question, input_hash, findings),
@@ -218,17 +217,16 @@ pub struct Ahead {
 
 impl Ahead {
     /// So many questions are evaluated at a time; more are left until they are asked.
-    const MOST: usize = 2;
+    const MOST: usize = 3;
 
     /// Begins to evaluate a question. Whether that is going on.
     pub fn begin(&mut self, cage: &Cage, question: &Question<'_>) -> bool {
-        let text = question.input.text();
-        let key = key(question, Digest::of(&text));
+        let key = memo_key(question);
         if !self.is_begun(&key) {
             if self.begun.len() == Self::MOST {
                 return false;
             }
-            self.begun.push((key, begin(cage, question, text.into_owned())));
+            self.begun.push((key, begin(cage, question)));
         }
         true
     }
@@ -240,10 +238,9 @@ impl Ahead {
 
     /// The same as [`evaluate`], by what was begun where it is this question.
     pub fn evaluate(&mut self, cage: &Cage, question: &Question<'_>) -> Evaluation {
-        let input_hash = question.input.sha256();
-        let key = key(question, input_hash);
+        let key = memo_key(question);
         match self.begun.iter().position(|(begun, _)| *begun == key) {
-            Some(at) => evaluated(question, input_hash, self.begun.remove(at).1.and_then(cage::Begun::answer)),
+            Some(at) => evaluated(question, self.begun.remove(at).1.and_then(cage::Begun::answer)),
             None => {
                 // What was begun for nothing does not slow down what is wanted.
                 self.begun.clear();
@@ -363,12 +360,14 @@ fn findings_of(query: &str, explain: &ExplainDocument) -> Vec<Finding> {
     for (name, check) in explain.checks.iter().filter(|(_, check)| !check.value) {
         let told = explain.deny.iter().any(|entry| entry.get("check").and_then(Value::as_str) == Some(name.as_str()));
         // A rule that is missing, undefined or no boolean has been told already.
-        if !told && explain.errors.is_empty() {
+        // Where the policy has said why, that is why the deciding rule is false.
+        let decides = query.ends_with(&format!(".{name}"));
+        if !told && explain.errors.is_empty() && (!decides || explain.deny.is_empty()) {
             let line = explain.explain.iter().find(|line| line.strip_prefix(name.as_str()).is_some_and(|l| l.starts_with(':')));
-            let said = match query.strip_suffix(name.as_str()) {
-                // The deciding rule itself: there is no check to name.
-                Some(_) => format!("{query} is false, and the policy gives no reason"),
-                None => line.cloned().unwrap_or_else(|| format!("{name}: FAIL")),
+            let said = match decides {
+                // There is no check to name.
+                true => format!("{query} is false, and the policy gives no reason"),
+                false => line.cloned().unwrap_or_else(|| format!("{name}: FAIL")),
             };
             let finding = Finding::error(code, said);
             findings.push(match &check.location {

@@ -196,6 +196,25 @@ fn only_exact_true_allows() {
 }
 
 #[test]
+fn a_pattern_matches_as_the_engine_itself_matches_it() {
+    let policy = "package p\nx := regex.match(\"^a+$\", input.t)\ny := regex.match(\"b\", input.t)\nz := [r | some t in input.l; r := regex.match(\"^a+$\", t)]\n";
+    let loaded = engine::Loaded::new(files(&[("policy/p.rego", policy)])).unwrap();
+    let many = json!({"l": ["a", "ab", "", "aaaa", "\u{e9}", "a\n"]});
+    let mut failed = 0;
+    for input in [json!({"t": "aa"}), json!({"t": "ab"}), json!({"t": ""}), json!({}), many, json!({"t": 3, "l": ["a", 3]})] {
+        let input = regorus::Value::from(input);
+        for rule in ["data.p.x", "data.p.y", "data.p.z", "data.p"] {
+            let mut own = loaded.engine.clone();
+            own.set_input(input.clone());
+            let own = engine::value_in(&mut own, rule).map_err(|error| error.to_string());
+            failed += usize::from(own.is_err());
+            assert_eq!(loaded.value(rule, &input).map_err(|error| error.to_string()), own, "{rule} {input}");
+        }
+    }
+    assert_eq!(failed, 4);
+}
+
+#[test]
 fn conditions_are_told_apart_with_their_operands() {
     let policy = "package p\ndefault allow := false\nallow if {\n\tsome o in input.l\n\to.a == 1\n\tcount(o.b) > input.n\n\tinput.z\n}\n\
                   allow if {\n\tinput.missing == 1\n}\n";

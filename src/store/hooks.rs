@@ -277,6 +277,25 @@ impl Site {
         Ok(None)
     }
 
+    /// Whether `core.hooksPath` leads to something that is no folder, such as /dev/null: git runs no hook then, and none can be put there.
+    pub fn leads_nowhere(&self) -> bool {
+        match std::fs::metadata(self.folder()) {
+            Ok(found) => !found.is_dir(),
+            Err(error) => error.kind() == io::ErrorKind::NotADirectory,
+        }
+    }
+
+    /// The command after which git looks into a folder again. Where the setting is not this repository's own, it stays for all others.
+    pub fn way_back(&self) -> String {
+        match (self.hook, self.scope.as_deref()) {
+            (Hook::PreReceive, _) => "in that repository, git config --unset-all core.hooksPath".to_owned(),
+            (Hook::PrePush, Some(scope @ ("local" | "worktree"))) => format!("git config --{scope} --unset-all core.hooksPath"),
+            (Hook::PrePush, _) => {
+                r#"git config core.hooksPath "$(git rev-parse --path-format=absolute --git-common-dir)/hooks""#.to_owned()
+            }
+        }
+    }
+
     fn before(&self) -> PathBuf {
         with_suffix(&self.file, BEFORE)
     }
@@ -323,7 +342,8 @@ impl Store {
             configured => (None, configured),
         };
         let folder = match &own {
-            Some(configured) => self.work_dir().unwrap_or(self.git_dir()).join(&configured.path),
+            // Where there is a work tree too: git starts what a push asks in the git directory.
+            Some(configured) => self.git_dir().join(&configured.path),
             None => self.common_dir().join("hooks"),
         };
         // Gitea and Forgejo write pre-receive themselves, and run every file in this folder from it.
@@ -339,6 +359,10 @@ impl Store {
             return Err(HookError::Managed(manager));
         }
         let folder = site.folder();
+        if site.leads_nowhere() {
+            let hint = format!("{}, and then git cbia hooks install", site.way_back());
+            return Err(site.blocked(folder, "is no folder, and core.hooksPath leads there: git runs no hook", hint));
+        }
         let made = !folder.exists();
         if made {
             std::fs::create_dir_all(folder).map_err(failed("create", folder))?;

@@ -391,7 +391,7 @@ impl<'r, 'p, 's> Decision<'r, 'p, 's> {
             Finding::error(Code::ArtifactEdited, format!("'{path}' was edited and would be overwritten: {difference}"))
                 .at(path.as_str())
                 .expected(item.sha256, sha256)
-                .hint("keep the edit elsewhere and run 'git cbia run --force', or make it an input"),
+                .hint("git cbia run --force overwrites it: keep the edit elsewhere first, or make it in what the file is generated from"),
         );
         Ok(None)
     }

@@ -65,7 +65,7 @@ pub enum OpenError {
         name: String,
     },
     /// The objects of a push cannot be looked at.
-    #[error("the objects that were pushed cannot be read from '{}'", .path.display())]
+    #[error("the objects that were pushed cannot be read from '{}'", printable(&.path.to_string_lossy()))]
     Quarantine {
         /// The directory.
         path: PathBuf,
@@ -92,6 +92,12 @@ pub enum RevisionError {
         rev: String,
         /// What was wrong with it.
         source: gix::Error,
+    },
+    /// It names nothing, because nothing was committed yet.
+    #[error("'{}' does not name a commit: there is none yet", printable(.rev))]
+    Unborn {
+        /// The revision as given.
+        rev: String,
     },
     /// `HEAD` is there but cannot be followed.
     #[error("HEAD cannot be read")]
@@ -231,7 +237,12 @@ impl Store {
     pub fn resolve(&self, rev: &str) -> Result<Oid, RevisionError> {
         let unknown = |source| RevisionError::Unknown { rev: rev.to_owned(), source };
         self.forget_packed().map_err(unknown)?;
-        let id = self.repo.rev_parse_single(rev).map_err(unknown)?;
+        let id = self.repo.rev_parse_single(rev).map_err(|source| {
+            let is_head =
+                rev.strip_prefix("HEAD").or(rev.strip_prefix('@')).is_some_and(|rest| !rest.starts_with(char::is_alphanumeric));
+            let unborn = is_head && self.head().is_ok_and(|head| head.is_none());
+            if unborn { RevisionError::Unborn { rev: rev.to_owned() } } else { unknown(source) }
+        })?;
         let commit = id.object().map_err(unknown)?.peel_to_kind(gix::objs::Kind::Commit).map_err(unknown)?;
         Ok(commit.id)
     }

@@ -267,13 +267,8 @@ impl<'s> Batch<'s> {
     }
 
     /// Adds a blob.
-    pub fn blob(&mut self, bytes: Vec<u8>) -> Result<Oid, WriteError> {
+    pub fn blob<'b>(&mut self, bytes: impl Into<std::borrow::Cow<'b, [u8]>>) -> Result<Oid, WriteError> {
         self.object(Kind::Blob, bytes)
-    }
-
-    /// Adds a blob that its owner keeps.
-    pub fn blob_of(&mut self, bytes: &[u8]) -> Result<Oid, WriteError> {
-        if self.dry { self.lookup.name(Kind::Blob, bytes) } else { self.blob(bytes.to_vec()) }
     }
 
     /// Adds blobs on all cores; ids and SHA-256 digests in the order given.
@@ -330,12 +325,12 @@ impl<'s> Batch<'s> {
     }
 
     /// Adds an object from its raw content.
-    pub fn object(&mut self, kind: Kind, content: Vec<u8>) -> Result<Oid, WriteError> {
+    pub fn object<'b>(&mut self, kind: Kind, content: impl Into<std::borrow::Cow<'b, [u8]>>) -> Result<Oid, WriteError> {
+        let content = content.into();
         if self.dry {
             return self.lookup.name(kind, &content);
         }
-        let object = self.lookup.examine(kind, content)?;
-        self.take(Made::Plain(object))
+        self.take(Made::Plain(self.lookup.examine(kind, content.into_owned())?))
     }
 
     /// Adds a commit.

@@ -143,7 +143,8 @@ impl Store {
     /// Every file of the tree `id`, each tree object verified and every name vetted: what is returned can be written to
     /// any file system.
     pub fn read_tree(&self, id: &Oid, limits: TreeLimits) -> Result<Tree, TreeError> {
-        let mut files = Tree::new();
+        // Put in order at once: folders are not read in it.
+        let mut files: Vec<(RepoPath, Leaf)> = Vec::new();
         let mut count = 0;
         let mut folders = vec![(String::new(), *id, 0)];
         while let Some((folder, tree, depth)) = folders.pop() {
@@ -175,11 +176,11 @@ impl Store {
                     folders.push((path, entry.id, depth + 1));
                 } else {
                     let executable = entry.executable(&path)?;
-                    files.insert(path.parse()?, Leaf { id: entry.id, executable });
+                    files.push((path.parse()?, Leaf { id: entry.id, executable }));
                 }
             }
         }
-        Ok(files)
+        Ok(files.into_iter().collect())
     }
 
     /// The blob at `path`, reading only the trees on the way; `None` if there is nothing. Names beside the way are not
@@ -237,28 +238,36 @@ pub fn write_tree(batch: &mut Batch<'_>, tree: &Tree) -> Result<Oid, WriteError>
 
 /// As [`write_tree`], with folders of the top that were written before: name and tree. Nothing of `tree` lies in them.
 pub fn write_tree_around(batch: &mut Batch<'_>, tree: &Tree, written: &[(&str, Oid)]) -> Result<Oid, WriteError> {
-    let files: HashSet<&str> = tree.keys().map(RepoPath::as_str).collect();
+    let files: Vec<&str> = tree.keys().map(RepoPath::as_str).collect();
+    let is_file = |path: &str| files.binary_search(&path).is_ok();
     /// Name, mode and object of an entry.
     type Entry<'a> = (&'a str, &'a [u8], Oid);
     let mut folders: BTreeMap<&str, Vec<Entry<'_>>> = BTreeMap::from([("", Vec::new())]);
     for (name, id) in written {
-        if files.contains(name) {
+        if is_file(name) {
             return Err(WriteError::FileAndFolder { path: printable(name) });
         }
         folders.entry("").or_default().push((name, FOLDER, *id));
     }
+    // Files of one folder mostly follow each other.
+    let (mut current, mut entries) = ("", Vec::new());
     for (path, leaf) in tree {
         let path = path.as_str();
-        for (end, _) in path.match_indices('/') {
-            if files.contains(&path[..end]) {
-                return Err(WriteError::FileAndFolder { path: printable(&path[..end]) });
-            }
-            folders.entry(&path[..end]).or_default();
-        }
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        if folder != current {
+            folders.entry(current).or_default().append(&mut entries);
+            current = folder;
+            for (end, _) in path.match_indices('/') {
+                if is_file(&path[..end]) {
+                    return Err(WriteError::FileAndFolder { path: printable(&path[..end]) });
+                }
+                folders.entry(&path[..end]).or_default();
+            }
+        }
         let mode: &[u8] = if leaf.executable { b"100755" } else { b"100644" };
-        folders.entry(folder).or_default().push((name, mode, leaf.id));
+        entries.push((name, mode, leaf.id));
     }
+    folders.entry(current).or_default().append(&mut entries);
     // A folder's path is a prefix of those below it, so it comes before them in the map, and the top before all.
     while let Some((folder, mut entries)) = folders.pop_last() {
         entries.sort_unstable_by(|a, b| git_order((a.0.as_bytes(), a.1 == FOLDER), (b.0.as_bytes(), b.1 == FOLDER)));
@@ -313,6 +322,9 @@ fn vet(name: &[u8]) -> Result<&str, PathError> {
 /// What a name becomes on a file system that ignores case and normalizes Unicode: decomposed, folded by way of upper case
 /// (`ß` and `SS`, the three sigmas), and composed again. It folds more than any one file system does, never less.
 fn fold(name: &str) -> String {
+    if name.is_ascii() {
+        return name.to_ascii_lowercase();
+    }
     name.nfd().flat_map(char::to_uppercase).flat_map(char::to_lowercase).nfc().collect()
 }
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::evidence::Run;
 use super::search::Found;
-use super::shared::same_scripts;
+use super::shared::{reads_places, same_scripts};
 use super::state::{Derived, Subject, absent, denied, denied_at_eval};
 use super::{Covered, TreeVerdict, Verifier, VerifyError};
 use crate::document::digest::Digest;
@@ -20,7 +20,7 @@ use crate::document::phase::Phase;
 use crate::gate::paths::{EXECUTOR_CONFIG_PATH, EXECUTORS_FOLDER};
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::rederive::{Forgetful, Gates, Output, admits};
-use crate::store::Oid;
+use crate::store::{Oid, Store};
 
 /// Why a run that produced a blob does not cover it any more.
 pub(super) struct Stale {
@@ -194,7 +194,7 @@ fn told(path: &RepoPath, run: &Run, stale: Stale) -> Finding {
 }
 
 /// In what a run that produced a file differs from what the tree says of that file now.
-pub(super) fn why_stale(subject: &Subject<'_>, path: &RepoPath, derived: &Derived) -> Option<Stale> {
+pub(super) fn why_stale(store: &Store, subject: &Subject<'_>, path: &RepoPath, derived: &Derived) -> Option<Stale> {
     let (now, then) = (subject.inputs, &derived.inputs);
     let stale = |code, what: String| Some(Stale { code, what });
     let (Some(a), Some(b)) = (Basis::of(now, path), Basis::of(then, path)) else {
@@ -205,11 +205,11 @@ pub(super) fn why_stale(subject: &Subject<'_>, path: &RepoPath, derived: &Derive
         if then.map(|then| then.sha256) != Some(now.sha256) {
             return stale(Code::GenStaleAuthority, format!("its authority {id} has other bytes now"));
         }
-        if then != Some(now) {
-            return stale(Code::GenStaleAuthority, format!("its authority {id} has another title or place now"));
+        if then.map(|then| &then.title) != Some(&now.title) {
+            return stale(Code::GenStaleAuthority, format!("its authority {id} has another title now"));
         }
     }
-    if a.authorities != b.authorities {
+    if a.authorities.keys().ne(b.authorities.keys()) {
         return stale(Code::GenStaleAuthority, "it draws from other authorities now".to_owned());
     }
     if now.policy_bundle_hash() != then.policy_bundle_hash() {
@@ -227,7 +227,12 @@ pub(super) fn why_stale(subject: &Subject<'_>, path: &RepoPath, derived: &Derive
     if a.objectives != b.objectives {
         return stale(Code::GenStaleInput, "its objectives are others now".to_owned());
     }
-    None
+    // A source that was only moved is the same source, but for those who read where it is.
+    let moved = a.authorities.iter().find(|(id, now)| b.authorities.get(*id).map(|then| &then.file) != Some(&now.file));
+    match moved.filter(|_| reads_places(store, then, path)) {
+        Some((id, _)) => stale(Code::GenStaleAuthority, format!("its authority {id} lies elsewhere now")),
+        None => None,
+    }
 }
 
 /// What an artifact is known to rest on.
@@ -242,7 +247,6 @@ pub(super) struct Basis {
 }
 
 /// What a generator is told of an authority.
-#[derive(PartialEq, Eq)]
 struct Source {
     sha256: Option<Digest>,
     title: Option<String>,

@@ -9,6 +9,7 @@
 //! - `state`: a tree's state, and the runs of it that hold.
 //! - `trust`: whose word a run needs, and who gave it.
 //! - `glance`: what shows without deriving anything.
+//! - `hints`: how what lies at a generated path is mended.
 //! - `search`: what the known runs have to say about single files.
 //! - `shared`: the files that nobody can assign to single artifacts.
 //! - `cover`: the rule for single artifacts, where a state has no run.
@@ -23,6 +24,7 @@ mod cover;
 mod diagnose;
 pub mod evidence;
 mod glance;
+mod hints;
 mod limits;
 mod namespaces;
 mod paths;

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::hints::irregular;
 use super::limits::{Budget, not_walked};
 use super::unreadable;
 use crate::document::finding::{Code, Finding};
@@ -122,7 +123,7 @@ impl GenPaths {
                     Finding::error(Code::GenNotRegular, format!("{shown} is {}, and files are generated below it", other.name()))
                         .at(&shown)
                         .expected("a folder", other.name())
-                        .hint(format!("git rm --cached '{shown}', then git cbia run --force, and commit what it writes")),
+                        .hint(irregular(&shown, other, true)),
                 ),
                 (Ok(path), Some(_)) if !self.is_exact(difference.path.as_slice(), &path) => findings.push(
                     Finding::error(
@@ -137,7 +138,7 @@ impl GenPaths {
                     Finding::error(Code::GenNotRegular, format!("{path} is {}", other.name()))
                         .at(&path)
                         .expected("a regular file that is not executable", other.name())
-                        .hint(format!("git rm --cached '{path}', then git cbia run --force, and commit what it writes")),
+                        .hint(irregular(path.as_str(), other, false)),
                 ),
                 (Err(error), Some(_)) => {
                     let finding = Finding::error(Code::GenNotRegular, error.to_string()).at(shown);

@@ -111,7 +111,7 @@ impl Verifier<'_> {
                 if derived.held.output.ids.get(path) != Some(&id) {
                     continue;
                 }
-                match why_stale(subject, path, derived) {
+                match why_stale(self.store, subject, path, derived) {
                     None if self.doubts(&seen.run)?.is_empty() => {
                         found.insert(path.clone(), Found::Covered(seen.run.clone()));
                         open.remove(path);
@@ -148,7 +148,7 @@ impl Verifier<'_> {
                 if derived.held.output.ids.get(*path) != Some(id) {
                     continue;
                 }
-                match why_stale(subject, path, derived) {
+                match why_stale(self.store, subject, path, derived) {
                     // A source that was only moved is the same source.
                     None if self.doubts(run)?.is_empty() => {
                         why = Found::Covered((*run).clone());

@@ -74,17 +74,31 @@ fn shared(inputs: &Inputs, by_program: bool, templates: bool) -> Shared {
     files.map(|file| (file.path.clone(), file.sha256)).collect()
 }
 
+/// What a template has in it that may read others.
+const READS_OTHERS: [&str; 3] = ["include", "import", "extends"];
+/// What a template has in it that may show where an authority lies: its name, and what shows a thing whole.
+const SHOWS_PLACES: [&str; 10] = ["locator", "tojson", "pprint", "debug", "items", "values", "dictsort", "map", "string", "list"];
+
 /// Whether a template of these artifacts may read others.
 fn templates_reach_others(store: &Store, inputs: &Inputs) -> bool {
     let declared = inputs.pipeline.iter().flat_map(|pipeline| &pipeline.document.r#gen.artifacts);
     let used: BTreeSet<&RepoPath> = declared.filter_map(|artifact| artifact.template.as_ref()).collect();
-    let text = |path: &RepoPath| inputs.files.get(path).and_then(|file| store.content(file).ok());
-    used.into_iter().any(|path| match text(path) {
-        Some(bytes) => {
-            let text = String::from_utf8_lossy(&bytes);
-            ["include", "import", "extends"].iter().any(|word| text.contains(word))
-        }
-        None => true,
+    used.into_iter().any(|path| mentions(store, inputs, path, &READS_OTHERS))
+}
+
+/// Whether what makes an artifact may have shown where its authorities lie.
+pub(super) fn reads_places(store: &Store, inputs: &Inputs, path: &RepoPath) -> bool {
+    let template = inputs.artifact(path).and_then(|artifact| artifact.template.as_ref());
+    let shows = |template| mentions(store, inputs, template, &SHOWS_PLACES) || mentions(store, inputs, template, &READS_OTHERS);
+    !is_builtin(&inputs.executor) || template.is_none_or(shows)
+}
+
+/// Whether one of these words stands in a template; one that cannot be read may have them all.
+fn mentions(store: &Store, inputs: &Inputs, template: &RepoPath, words: &[&str]) -> bool {
+    let bytes = inputs.files.get(template).and_then(|file| store.content(file).ok());
+    bytes.is_none_or(|bytes| {
+        let text = String::from_utf8_lossy(&bytes);
+        words.iter().any(|word| text.contains(word))
     })
 }
 

@@ -16,7 +16,7 @@ use crate::document::schema::Kind;
 use crate::executor::resolve;
 use crate::gate::paths::{CAPSULE_PATH, EXECUTOR_CONFIG_PATH, PIPELINE_PATH, SNAPSHOT_FOLDER};
 use crate::pipeline::inputs::{self, ExecutorSource, From, Inputs};
-use crate::pipeline::rederive::{Forgetful, Gates, Held, gates, hold};
+use crate::pipeline::rederive::{Forgetful, Gates, Held, announce, gates, hold};
 use crate::store::{Oid, Store};
 
 /// A stored run, derived again from its own snapshot.
@@ -236,10 +236,11 @@ impl Verifier<'_> {
         if !diagnose::is_named(run, inputs.state_key(), inputs.executor.key()) {
             return Ok(Err(diagnose::renamed(run)));
         }
+        let mut judge = Forgetful::new(self.means.cage);
+        announce(self.store, &inputs, run.tip, &mut judge);
         if let Err(finding) = diagnose::size(self.store, run).and_then(|bytes| self.budgets.bytes.spend_many(bytes)) {
             return Ok(Err(finding));
         }
-        let mut judge = Forgetful::new(self.means.cage);
         let gates = gates(&inputs, &mut judge);
         if gates.admission.is_none() {
             return Ok(Err(denied(&gates.findings)));

@@ -66,6 +66,13 @@ pub struct Outcome {
     pub verdict: TreeVerdict,
 }
 
+impl Outcome {
+    /// That of an update that is refused before anything of it is looked at.
+    pub fn refused(document: UpdateDocument, finding: Finding) -> Self {
+        Self { document, findings: vec![finding], verdict: TreeVerdict::default() }
+    }
+}
+
 /// The commits that an update is judged by.
 struct Ends {
     /// What the ref was.

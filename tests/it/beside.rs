@@ -30,8 +30,16 @@ fn run_and_commit(repo: &Repo) {
 #[test]
 fn what_a_generator_may_see_was_seen_as_it_is() {
     type Change<'a> = &'a dyn Fn(&Repo);
-    let cases: [(&str, Change<'_>, &[&str]); 5] = [
+    let cases: [(&str, Change<'_>, &[&str]); 6] = [
         ("an authority's title", &|r| r.set(LEDGER, "/authority_set/0/title", json!("Law")), &["gen-stale-authority"]),
+        (
+            "a place that a template shows",
+            &|r| {
+                r.write("docs/law.md", "Be brief.\n");
+                r.set(LEDGER, "/authority_set/0/source/locator", json!("docs/law.md"));
+            },
+            &["gen-stale-authority"],
+        ),
         ("a template that another reads", &|r| r.write("control/templates/part.j2", "other\n"), &["gen-stale-input"]),
         ("an input that is gone", &|r| r.remove("data/more.txt"), &["gen-stale-input"]),
         ("an input that came", &|r| r.write("data/new.txt", "x\n"), &["gen-stale-input"]),

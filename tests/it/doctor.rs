@@ -1,8 +1,9 @@
 //! `git cbia doctor`: what protects a repository is told, each lack with the command that mends it, and a remote is left as it was.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::Repo;
+use crate::push::Doors;
+use crate::support::{PIPELINE, Ran, Repo};
 
 /// A repository with a run, and a bare remote that has its branch.
 fn site() -> (Repo, Repo) {
@@ -246,6 +247,49 @@ fn the_real_hook_refuses_every_bad_update_and_takes_the_harmless_one() {
     repo.write("README.md", "More.\n");
     repo.commit();
     repo.git(["push", "-q", "origin", "main"]);
+}
+
+/// What GitLab would run for a merge request, but for the installation.
+fn gitlab(repo: &Repo, target: &str, commit: &str) -> Ran {
+    let text = std::fs::read_to_string(format!("{}/docs/ci/gitlab-ci.yml", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let (_, script) = text.split_once("  script:\n").unwrap();
+    let lines: Vec<&str> = script.lines().filter_map(|line| line.strip_prefix("    - ")).collect();
+    assert!(lines.len() > 3 && lines[0].starts_with("cargo install "), "{lines:?}");
+    let at = repo.with("CI_MERGE_REQUEST_TARGET_BRANCH_NAME", Some(target)).with("CI_COMMIT_SHA", Some(commit));
+    let mut command = at.command("sh");
+    command.args(["-ec", &lines[1..].join("\n")]);
+    at.finish(command, b"")
+}
+
+#[test]
+fn the_gitlab_job_compares_with_the_branch_that_is_merged_into() {
+    let doors = Doors::new();
+    let repo = &doors.client;
+    repo.cbia(["push"]).ok();
+    repo.git(["checkout", "-q", "-b", "fine"]);
+    repo.write("README.md", "More.\n");
+    repo.commit();
+    repo.git(["checkout", "-q", "-b", "smuggled", "main"]);
+    repo.write("more/by-hand.txt", "By hand.\n");
+    repo.commit();
+    repo.git(["push", "-q", "origin", "fine", "smuggled"]);
+    // After both forked, the branch they go to declares more.
+    repo.git(["checkout", "-q", "main"]);
+    repo.set(PIPELINE, "/gen/generated", json!(["out/**", "more/**"]));
+    repo.run();
+    repo.commit();
+    repo.git(["push", "-q", "origin", "main"]);
+    repo.git(["clone", "-q", doors.server.path().to_str().unwrap(), "../runner"]);
+    let runner = repo.at(repo.outside().join("runner"));
+    for (name, exit) in [("fine", 0), ("smuggled", 1)] {
+        let tip = format!("origin/{name}");
+        let ran = gitlab(&runner, "main", &runner.git(["rev-parse", &tip])).exits(exit);
+        assert_eq!(ran.stderr.contains("by-hand.txt"), exit == 1, "{}", ran.stderr);
+        // In a merged results pipeline and in a train, the commit is the merge.
+        runner.git(["checkout", "-q", "-B", "merged", "origin/main"]);
+        runner.git(["merge", "-q", "--no-edit", &tip]);
+        gitlab(&runner, "main", &runner.git(["rev-parse", "HEAD"])).exits(exit);
+    }
 }
 
 #[test]

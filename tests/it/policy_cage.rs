@@ -7,7 +7,9 @@ use std::path::Path;
 use git_cbia::document::finding::Code;
 use git_cbia::document::json;
 use git_cbia::policy::tester::{self, Outcome};
-use git_cbia::policy::{Bundle, Cage, DEFAULT_BUNDLE, Decision, PolicyFile, Question, check, evaluate, memo_key, recall};
+use git_cbia::policy::{
+    Ahead, Bundle, Cage, DEFAULT_BUNDLE, Decision, Evaluation, PolicyFile, Prepared, Question, check, evaluate, memo_key, recall,
+};
 use serde_json::{Value, json};
 
 fn cage() -> Cage {
@@ -138,6 +140,49 @@ fn a_refused_bundle_is_an_error_with_its_place() {
     let finding = &evaluation.findings[0];
     assert_eq!((finding.code, finding.place().as_deref()), (Code::PolicyForbidden, Some("policy/p.rego:2:10")));
     assert_eq!(evaluation.decision_json.errors[0].location.as_ref().map(|at| at.row), Some(2));
+}
+
+#[test]
+fn what_was_begun_answers_its_own_question_and_no_other() {
+    let bundles = [1, 2].map(|x| policy(&format!("default allow := false\nallow if input.x == {x}\nother if input.x == 1\n")));
+    let inputs = [json!({"x": 1, "y": {"b": "a  \\\" b", "a": [1, 2]}}), json!({"x": 2})];
+    let mut questions = Vec::new();
+    for (bundle, input) in bundles.iter().flat_map(|bundle| inputs.iter().map(move |input| (bundle, input))) {
+        questions.push(question(bundle, input));
+        questions.push(Question { query: "data.assurance.other", ..question(bundle, input) });
+    }
+    let answers: Vec<Evaluation> = questions.iter().map(|question| evaluate(&cage(), question)).collect();
+    for begun in &questions {
+        let mut ahead = Ahead::default();
+        assert!(ahead.begin(&cage(), begun) && ahead.begin(&cage(), begun));
+        for (asked, answer) in questions.iter().zip(&answers) {
+            assert_eq!(ahead.is_begun(&memo_key(asked)), std::ptr::eq(begun, asked), "{asked:?}");
+            let mut ahead = Ahead::default();
+            ahead.begin(&cage(), begun);
+            assert_eq!(ahead.evaluate(&cage(), asked), *answer, "{asked:?}");
+            assert!(!ahead.is_begun(&memo_key(begun)), "what was begun for nothing goes on");
+        }
+    }
+    // No more than a few run at once, and one that never ends does not outlive those who wait for it.
+    let endless = policy(
+        "allow if {\n\tevery a in numbers.range(1, 30000) {\n\t\tevery b in numbers.range(1, 30000) {\n\t\t\ta + b > 0\n\t\t}\n\t}\n}\n",
+    );
+    let mut ahead = Ahead::default();
+    assert!(ahead.begin(&cage(), &question(&endless, &inputs[0])));
+    let going_on = questions.iter().filter(|question| ahead.begin(&cage(), question)).count();
+    assert!(going_on < questions.len());
+}
+
+#[test]
+fn a_prepared_document_is_the_same_question() {
+    let bundle = policy("default allow := false\n");
+    for input in [json!({"b": {"d": [1, {}], "a": "x  \\\" y"}, "a": null}), json!([]), json!({"\u{e9}": 1.5})] {
+        let key = memo_key(&question(&bundle, &input));
+        let same = |input: &Prepared| memo_key(&Question { bundle: &bundle, query: "data.assurance.allow", input });
+        assert_eq!(same(&Prepared::new(&input)), key, "{input}");
+        assert_eq!(same(&Prepared::emitted(&json::emit(&input))), key, "{input}");
+        assert_ne!(same(&Prepared::emitted(b"{}")), key, "{input}");
+    }
 }
 
 #[test]
