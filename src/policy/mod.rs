@@ -240,7 +240,11 @@ impl Ahead {
     pub fn evaluate(&mut self, cage: &Cage, question: &Question<'_>) -> Evaluation {
         let key = memo_key(question);
         match self.begun.iter().position(|(begun, _)| *begun == key) {
-            Some(at) => evaluated(question, self.begun.remove(at).1.and_then(cage::Begun::answer)),
+            Some(at) => match self.begun.remove(at).1.and_then(cage::Begun::answer) {
+                // Its time ran while other work did: it is asked once more, by itself.
+                Err(cage::CageError::Time { .. }) => evaluate(cage, question),
+                answer => evaluated(question, answer),
+            },
             None => {
                 // What was begun for nothing does not slow down what is wanted.
                 self.begun.clear();
