@@ -11,6 +11,7 @@ use super::ui::Ui;
 use crate::document::finding::{Code, Finding, spelled};
 use crate::document::path::{RepoPath, printable};
 use crate::gate::signers::{MAINTAINERS, RUNNERS, read};
+use crate::pipeline::counted;
 use crate::store::Store;
 use crate::store::attest::{Rederive, Trust};
 use crate::store::hooks::State;
@@ -293,7 +294,8 @@ fn trust(store: &Store, run: Option<&RunListing>) -> Result<Vec<Check>, CommandE
         (Trust::Content, Rederive::Unattested(needed)) => (needed, "every run is derived again"),
     };
     if rederive != Rederive::Always {
-        let says = format!("cbia.rederive is unattested: a run that {needed} allowed signers attested is not derived again");
+        let signers = counted(needed, "allowed signer", "allowed signers");
+        let says = format!("cbia.rederive is unattested: a run that {signers} attested is not derived again");
         checks.push(Check::new(NAME, Health::Advice, says).mend("git config cbia.rederive always"));
     }
     let file = |path: &str| -> Result<Option<Vec<u8>>, CommandError> {
