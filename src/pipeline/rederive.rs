@@ -89,8 +89,8 @@ pub fn hold(
 /// The phase that refuses, and why.
 pub type Refused = (Phase, Vec<Finding>);
 
-/// Why a state is not admitted with these artifacts, whoever made them, and by which phase: what the phases after GEN, EVAL's question to the policy among them, have
-/// against it. Nothing is repaired. Otherwise the files of the package that it comes to: blobs by path.
+/// Why a state is not admitted with these artifacts, whoever made them, and by which phase: what the phases after GEN have against it, EVAL's
+/// question to the policy among them. Nothing is repaired. Otherwise the files of the package that it comes to: blobs by path.
 pub fn admits(
     store: &Store,
     inputs: &Inputs,

@@ -2,10 +2,10 @@
 //!
 //! An artifact is covered by a run that had its own authorities, template and objectives as they are now. Of the rest that a generator may see nobody
 //! knows what it rests on. So each of these files must have been seen as it is, or been absent where it is absent, by one of the runs that
-//! cover the state together, or by one that is known beside them. And where one of these runs has seen a change that another has not, and has made an artifact of the other's
-//! otherwise, some run must show that the change is not why: one from before the change that made the same of it.
+//! cover the state together, or by one that is known beside them. And where one of these runs has seen a change that another has not, and has made
+//! an artifact of the other's otherwise, some run must show that the change is not why: one from before the change that made the same of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use super::evidence::Run;
@@ -234,7 +234,7 @@ impl Verifier<'_> {
         let mut left = MAX_LOOKED_INTO;
         let store = self.store;
         let at = |tree: &Oid, path: &RepoPath| store.lookup(tree, path).ok().flatten();
-        let mut before: Vec<(Run, Oid)> = Vec::new();
+        let mut before: VecDeque<(Run, Oid)> = VecDeque::new();
         for run in self.evidence.all(self.means.limits.searched)? {
             let Ok(tree) = store.tree_of(&run.tip) else { continue };
             let mut is_before = true;
@@ -243,7 +243,7 @@ impl Verifier<'_> {
                 is_before &= left > 0 && !is_same(store, tree, subject.tree, path);
             }
             if is_before {
-                before.push((run, tree));
+                before.push_back((run, tree));
             }
         }
         let mut derived: Vec<Rc<Result<Derived, Finding>>> = Vec::new();
@@ -253,13 +253,15 @@ impl Verifier<'_> {
                 continue;
             }
             let mut found = false;
-            let mut at_most = before.len();
-            while let (false, true, true) = (found, at_most > 0, derived.len() < MAX_BEFORE) {
-                at_most -= 1;
+            for _ in 0..before.len() {
+                if found || derived.len() == MAX_BEFORE {
+                    break;
+                }
+                let Some((run, tree)) = before.pop_front() else { break };
                 left = left.saturating_sub(1);
-                let (run, tree) = before.remove(0);
                 if left == 0 || at(&tree, path) != Some(*id) {
-                    before.push((run, tree));
+                    // It may have made another one of them so.
+                    before.push_back((run, tree));
                     continue;
                 }
                 let again = self.derive_content(&run)?;
