@@ -83,8 +83,20 @@ impl Store {
         let guard = self.lock("share-push", Some(LOCK_WAIT))?;
         let pushed = self.push_until_taken(sharing, remote, what, bounds);
         self.clear_refs(OUTBOX)?;
+        self.clear_left()?;
         drop(guard);
         pushed
+    }
+
+    /// What a process was bringing that was killed goes, unless somebody is bringing something now.
+    fn clear_left(&self) -> Result<(), ShareError> {
+        if !self.refs_under(INCOMING)?.is_empty()
+            && let Ok(guard) = self.lock("share-fetch", Some(Duration::ZERO))
+        {
+            self.clear_refs(INCOMING)?;
+            drop(guard);
+        }
+        Ok(())
     }
 
     fn push_until_taken(&self, sharing: &Sharing, remote: &Remote, what: What<'_>, bounds: Bounds) -> Result<Pushed, ShareError> {

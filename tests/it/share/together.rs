@@ -138,6 +138,19 @@ fn clones_that_are_killed_lose_no_record_either() {
     }
 }
 
+#[test]
+fn what_a_killed_process_was_bringing_goes_with_the_next_push() {
+    let (bare, _) = team();
+    let server = Server::start(&bare);
+    let repos = clones(&server.url("team.git"), 1);
+    let repo = &repos[0];
+    input(repo, 0, 0);
+    repo.cbia(["run", "--json"]).ok();
+    repo.git(["update-ref", "refs/cbia/incoming/ledgers/killed", "refs/cbia/ledger"]);
+    repo.cbia(["push"]).ok();
+    assert!(repo.refs("refs/cbia/incoming").is_empty());
+}
+
 /// Counts down when it goes, also by a panic.
 struct Done<'a>(&'a AtomicUsize);
 
